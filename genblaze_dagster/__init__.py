@@ -1,0 +1,129 @@
+"""Generative media as Dagster assets, with provenance that can be checked, signed and queried.
+
+Names are imported when they are first used: reading a manifest does not pay for Dagster.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from genblaze_dagster.assets import GenblazeTranslator as GenblazeTranslator
+    from genblaze_dagster.assets import generation_asset as generation_asset
+    from genblaze_dagster.assets import pipeline_assets as pipeline_assets
+    from genblaze_dagster.checks import provenance_check as provenance_check
+    from genblaze_dagster.core.canonical import canonical_hash as canonical_hash
+    from genblaze_dagster.core.canonical import canonical_json as canonical_json
+    from genblaze_dagster.core.enums import Modality as Modality
+    from genblaze_dagster.core.enums import PromptVisibility as PromptVisibility
+    from genblaze_dagster.core.enums import ProviderErrorCode as ProviderErrorCode
+    from genblaze_dagster.core.enums import RunStatus as RunStatus
+    from genblaze_dagster.core.enums import StepStatus as StepStatus
+    from genblaze_dagster.core.enums import StepType as StepType
+    from genblaze_dagster.core.manifest import Manifest as Manifest
+    from genblaze_dagster.core.manifest import ManifestVerification as ManifestVerification
+    from genblaze_dagster.core.models import Asset as Asset
+    from genblaze_dagster.core.models import AudioMetadata as AudioMetadata
+    from genblaze_dagster.core.models import Run as Run
+    from genblaze_dagster.core.models import Step as Step
+    from genblaze_dagster.core.models import Track as Track
+    from genblaze_dagster.core.models import VideoMetadata as VideoMetadata
+    from genblaze_dagster.core.models import WordTiming as WordTiming
+    from genblaze_dagster.core.parse import parse_manifest as parse_manifest
+    from genblaze_dagster.core.policy import EmbedPolicy as EmbedPolicy
+    from genblaze_dagster.core.provenance import asset_provenance_key as asset_provenance_key
+    from genblaze_dagster.core.reference import MediaObject as MediaObject
+    from genblaze_dagster.core.reference import MediaRef as MediaRef
+    from genblaze_dagster.errors import GenblazeError as GenblazeError
+    from genblaze_dagster.errors import ManifestError as ManifestError
+    from genblaze_dagster.errors import PipelineError as PipelineError
+    from genblaze_dagster.errors import ProviderError as ProviderError
+    from genblaze_dagster.errors import StorageError as StorageError
+    from genblaze_dagster.index.catalog import IndexCatalog as IndexCatalog
+    from genblaze_dagster.index.segment import SegmentWriter as SegmentWriter
+    from genblaze_dagster.io_manager import LocalMediaIOManager as LocalMediaIOManager
+    from genblaze_dagster.io_manager import S3MediaIOManager as S3MediaIOManager
+    from genblaze_dagster.ledger.ledger import Ledger as Ledger
+    from genblaze_dagster.partitions import PromptTable as PromptTable
+    from genblaze_dagster.pipeline.declaration import Pipeline as Pipeline
+    from genblaze_dagster.pipeline.declaration import StepSpec as StepSpec
+    from genblaze_dagster.pipeline.result import PipelineResult as PipelineResult
+    from genblaze_dagster.pipeline.retry import RetryPolicy as RetryPolicy
+    from genblaze_dagster.pipeline.template import Column as Column
+    from genblaze_dagster.pipeline.template import PromptTemplate as PromptTemplate
+    from genblaze_dagster.resources import LedgerResource as LedgerResource
+    from genblaze_dagster.resources import LocalResource as LocalResource
+    from genblaze_dagster.resources import OpenAIResource as OpenAIResource
+    from genblaze_dagster.resources import genblaze_resources as genblaze_resources
+    from genblaze_dagster.storage.backend import S3StorageBackend as S3StorageBackend
+    from genblaze_dagster.storage.keys import KeyStrategy as KeyStrategy
+    from genblaze_dagster.storage.media import Media as Media
+    from genblaze_dagster.storage.sink import ObjectStorageSink as ObjectStorageSink
+    from genblaze_dagster.storage.store import MediaStore as MediaStore
+
+_EXPORTS = {
+    "assets": ("GenblazeTranslator", "generation_asset", "pipeline_assets"),
+    "checks": ("provenance_check",),
+    "core.canonical": ("canonical_hash", "canonical_json"),
+    "core.enums": (
+        "Modality",
+        "PromptVisibility",
+        "ProviderErrorCode",
+        "RunStatus",
+        "StepStatus",
+        "StepType",
+    ),
+    "core.manifest": ("Manifest", "ManifestVerification"),
+    "core.models": (
+        "Asset",
+        "AudioMetadata",
+        "Run",
+        "Step",
+        "Track",
+        "VideoMetadata",
+        "WordTiming",
+    ),
+    "core.parse": ("parse_manifest",),
+    "core.policy": ("EmbedPolicy",),
+    "core.provenance": ("asset_provenance_key",),
+    "core.reference": ("MediaObject", "MediaRef"),
+    "errors": (
+        "GenblazeError",
+        "ManifestError",
+        "PipelineError",
+        "ProviderError",
+        "StorageError",
+    ),
+    "index.catalog": ("IndexCatalog",),
+    "index.segment": ("SegmentWriter",),
+    "io_manager": ("LocalMediaIOManager", "S3MediaIOManager"),
+    "ledger.ledger": ("Ledger",),
+    "partitions": ("PromptTable",),
+    "pipeline.declaration": ("Pipeline", "StepSpec"),
+    "pipeline.result": ("PipelineResult",),
+    "pipeline.retry": ("RetryPolicy",),
+    "pipeline.template": ("Column", "PromptTemplate"),
+    "resources": ("LedgerResource", "LocalResource", "OpenAIResource", "genblaze_resources"),
+    "storage.backend": ("S3StorageBackend",),
+    "storage.keys": ("KeyStrategy",),
+    "storage.media": ("Media",),
+    "storage.sink": ("ObjectStorageSink",),
+    "storage.store": ("MediaStore",),
+}
+_HOME = {name: module for module, names in _EXPORTS.items() for name in names}
+
+__all__ = sorted(["__version__", *_HOME], key=str.lower)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})
