@@ -1,0 +1,211 @@
+"""Who may do what about an intent: the decision that keeps a generation from being paid twice.
+
+Everything here runs inside one transaction that holds the write lock. A refusal is returned, not
+raised, because a row that becomes held must be committed as such.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import uuid_utils
+from sqlalchemy import Connection, and_, bindparam, delete, insert, or_, select
+
+from genblaze_dagster.errors import HeldError, LeaseHeldError, LedgerError
+from genblaze_dagster.ledger.rows import change, read_row
+from genblaze_dagster.ledger.schema import intents, past_attempts, submissions
+from genblaze_dagster.ledger.submission import (
+    OPEN_STATES,
+    UNSETTLED_STATES,
+    Claim,
+    ClaimKind,
+    Intent,
+    LedgerRow,
+    PastAttempt,
+    SubmissionState,
+)
+
+_SERVES = "serves_scope"
+
+# Statements are built once: building them costs more than running them.
+_IN_PLACE = tuple(
+    submissions.c[name] == bindparam(name)
+    for name in ("generation_key", "asset_key", "partition_key")
+)
+_INTENT = tuple(intents.c[column.name] == bindparam(column.name) for column in intents.primary_key)
+_RELEVANT = (
+    select(submissions, intents.c.scope.label(_SERVES))
+    .outerjoin_from(
+        submissions, intents, and_(intents.c.submission_id == submissions.c.id, *_INTENT)
+    )
+    .where(*_IN_PLACE, or_(submissions.c.state.in_(UNSETTLED_STATES), intents.c.scope.is_not(None)))
+)
+_REUSABLE = (
+    select(submissions)
+    .where(
+        submissions.c.generation_key == bindparam("generation_key"),
+        submissions.c.state == SubmissionState.STORED,
+    )
+    .order_by(submissions.c.id.desc())
+    .limit(1)
+)
+_INSERT = insert(submissions).returning(submissions)
+_ARCHIVE = insert(past_attempts)
+_UNLINK = delete(intents).where(*_INTENT)
+_LINK = insert(intents)
+
+
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """Who claims, when, until when, and where new ids come from."""
+
+    owner: str
+    now: datetime
+    lease_until: datetime
+    new_id: Callable[[], str]
+
+
+def decide(connection: Connection, intent: Intent, claimant: Claimant) -> Claim | LedgerError:
+    """Give the intent a submission and a lease, or say why it gets none."""
+    own, unsettled = _relevant(connection, intent)
+    if own is not None and own.state is SubmissionState.STORED:
+        return Claim(ClaimKind.FINISHED, own)
+    if unsettled is not None and unsettled.state in OPEN_STATES:
+        return _take_over(connection, unsettled, intent, claimant)
+    if intent.reuse and (stored := _reusable(connection, intent)) is not None:
+        return Claim(ClaimKind.REUSED, stored)
+    if unsettled is not None:
+        return _held_error(unsettled)
+    if own is not None:
+        return _another_attempt(connection, own, claimant)
+    return _first_attempt(connection, intent, claimant)
+
+
+def _held_error(row: LedgerRow) -> HeldError:
+    return HeldError(
+        f"submission {row.id} ({row.asset_key}, partition {row.partition_key or '-'}) is held: "
+        f"{row.provider}'s answer was lost and it may be paid, so it is not sent again; look it up "
+        "at the vendor, then give its job id to Ledger.resolve(), or resolve it without one to "
+        "allow a new submit",
+        submission_id=row.id,
+    )
+
+
+def _take_over(
+    connection: Connection, row: LedgerRow, intent: Intent, claimant: Claimant
+) -> Claim | LedgerError:
+    expires = row.lease_expires_at
+    if row.owner != claimant.owner and expires is not None and expires > claimant.now:
+        return LeaseHeldError(
+            f"submission {row.id} ({row.asset_key}, partition {row.partition_key or '-'}) is being "
+            "worked on by another worker; wait for it or for its lease to end",
+            retry_after=(expires - claimant.now).total_seconds(),
+        )
+    _serve(connection, intent, row.id)
+    if row.job_id is not None:
+        return Claim(ClaimKind.RESUME, change(connection, row, _lease(claimant)))
+    unanswered = row.state is not SubmissionState.INTENDED or row.sending_at is not None
+    if unanswered and not row.deduplicates:
+        # The owner stays: should it still be alive, its late answer settles the matter.
+        held = change(
+            connection,
+            row,
+            {
+                "state": SubmissionState.HELD.value,
+                "lease_expires_at": None,
+                "answer_lost": True,
+            },
+        )
+        return _held_error(held)
+    changes = {
+        **_fresh_attempt(row, claimant),
+        "answer_lost": row.answer_lost or unanswered,
+    }
+    return Claim(ClaimKind.NEW, change(connection, row, changes))
+
+
+def _another_attempt(connection: Connection, row: LedgerRow, claimant: Claimant) -> Claim:
+    archived = {
+        name: getattr(row, name) for name in PastAttempt.__slots__ if name != "submission_id"
+    }
+    connection.execute(_ARCHIVE, {"submission_id": row.id, **archived})
+    return Claim(ClaimKind.NEW, change(connection, row, _fresh_attempt(row, claimant)))
+
+
+def _first_attempt(connection: Connection, intent: Intent, claimant: Claimant) -> Claim:
+    values = {
+        **_place(intent),
+        **_lease(claimant),
+        "id": str(uuid_utils.uuid7()),
+        "run_id": claimant.new_id(),
+        "step_id": claimant.new_id(),
+        "scope": intent.scope,
+        "provider": intent.provider,
+        "model": intent.model,
+        "state": SubmissionState.INTENDED.value,
+        "attempt": 1,
+        "created_at": claimant.now,
+        "deduplicates": intent.deduplicates,
+        "answer_lost": False,
+    }
+    inserted = connection.execute(_INSERT, values)
+    row = read_row(inserted.mappings().one())
+    connection.execute(_LINK, {**_place(intent), "scope": intent.scope, "submission_id": row.id})
+    return Claim(ClaimKind.NEW, row)
+
+
+def _fresh_attempt(row: LedgerRow, claimant: Claimant) -> dict[str, Any]:
+    return {
+        **_lease(claimant),
+        "state": SubmissionState.INTENDED.value,
+        "attempt": row.attempt + 1,
+        "job_id": None,
+        "sending_at": None,
+        "submitted_at": None,
+        "finished_at": None,
+        "cost_usd": None,
+        "error_code": None,
+        "error_message": None,
+        "estimated_seconds": None,
+        "outputs_expire_at": None,
+    }
+
+
+def _lease(claimant: Claimant) -> dict[str, Any]:
+    return {"owner": claimant.owner, "lease_expires_at": claimant.lease_until}
+
+
+def _place(intent: Intent) -> dict[str, str]:
+    return {
+        "generation_key": intent.generation_key,
+        "asset_key": intent.asset_key,
+        "partition_key": intent.partition_key or "",
+    }
+
+
+def _relevant(connection: Connection, intent: Intent) -> tuple[LedgerRow | None, LedgerRow | None]:
+    """Return the submission that serves the intent, and the unsettled one of its place."""
+    own: LedgerRow | None = None
+    unsettled: LedgerRow | None = None
+    parameters = {**_place(intent), "scope": intent.scope}
+    for found in connection.execute(_RELEVANT, parameters).mappings():
+        values = {**found}
+        serves = values.pop(_SERVES) is not None
+        row = read_row(values)
+        own = row if serves else own
+        unsettled = row if row.state in UNSETTLED_STATES else unsettled
+    return own, unsettled
+
+
+def _reusable(connection: Connection, intent: Intent) -> LedgerRow | None:
+    parameters = {"generation_key": intent.generation_key}
+    found = connection.execute(_REUSABLE, parameters).mappings().first()
+    return None if found is None else read_row(found)
+
+
+def _serve(connection: Connection, intent: Intent, submission_id: str) -> None:
+    """Let the intent be served by this submission from now on, whichever served it before."""
+    link = {**_place(intent), "scope": intent.scope}
+    connection.execute(_UNLINK, link)
+    connection.execute(_LINK, {**link, "submission_id": submission_id})

@@ -1,0 +1,126 @@
+"""What the ledger knows: intents, submissions, and the answer to a claim."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+
+class SubmissionState(StrEnum):
+    """How far one submission is.
+
+    intended → submitted → succeeded → stored, or failed; held when the answer to the submit was
+    lost. A vendor that answers with the output itself goes from intended straight to stored.
+    """
+
+    INTENDED = "intended"
+    SUBMITTED = "submitted"
+    SUCCEEDED = "succeeded"
+    STORED = "stored"
+    FAILED = "failed"
+    HELD = "held"
+
+
+OPEN_STATES = (
+    SubmissionState.INTENDED,
+    SubmissionState.SUBMITTED,
+    SubmissionState.SUCCEEDED,
+)
+"""States in which somebody still works on the submission, or has to take it over."""
+
+UNSETTLED_STATES = (*OPEN_STATES, SubmissionState.HELD)
+"""States of which an asset, partition and generation key has at most one submission."""
+
+
+class ClaimKind(StrEnum):
+    """What the holder of a claim has to do."""
+
+    NEW = "new"
+    """Submit it: nothing was sent, or the vendor deduplicates what was."""
+    RESUME = "resume"
+    """Poll and fetch the known job; never submit."""
+    FINISHED = "finished"
+    """Nothing: this very intent is stored."""
+    REUSED = "reused"
+    """Nothing is paid: an equal generation is stored already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """One wish for one generation.
+
+    `scope` is the root run or backfill: every retry inside it meets the same submission, another
+    scope is another wish. `generation_key` identifies what is asked of which model.
+    `deduplicates` says that the vendor bills a repeated submit with the same idempotency key once.
+    `reuse` accepts any stored generation with an equal key, of any asset, partition or scope.
+    """
+
+    asset_key: str
+    partition_key: str | None
+    scope: str
+    generation_key: str
+    provider: str
+    model: str
+    reuse: bool = False
+    deduplicates: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """One submission as it is stored. Times are UTC; `cost_usd` is None when unknown.
+
+    `scope` is that of the intent which created the row; intents of other scopes may have taken it
+    over. `answer_lost` means that an earlier submit of a deduplicating vendor got no answer, so
+    that a job may exist under this row's idempotency key. `attempt` counts from 1.
+    """
+
+    id: str
+    run_id: str
+    step_id: str
+    asset_key: str
+    partition_key: str | None
+    scope: str
+    generation_key: str
+    provider: str
+    model: str
+    state: SubmissionState
+    job_id: str | None
+    attempt: int
+    owner: str | None
+    lease_expires_at: datetime | None
+    created_at: datetime
+    sending_at: datetime | None
+    submitted_at: datetime | None
+    finished_at: datetime | None
+    cost_usd: float | None
+    error_code: str | None
+    error_message: str | None
+    result: Mapping[str, Any] | None = field(repr=False)
+    deduplicates: bool
+    answer_lost: bool
+    estimated_seconds: float | None
+    outputs_expire_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class PastAttempt:
+    """A failed attempt that was followed by another; its cost counts."""
+
+    submission_id: str
+    attempt: int
+    job_id: str | None
+    sending_at: datetime | None
+    submitted_at: datetime | None
+    finished_at: datetime | None
+    cost_usd: float | None
+    error_code: str | None
+    error_message: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The answer to a claim: what to do, and the submission to do it with."""
+
+    kind: ClaimKind
+    submission: LedgerRow
