@@ -1,0 +1,143 @@
+"""The ledger seen from the event loop: one thread of its own, one lease kept alive."""
+
+import asyncio
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
+
+from genblaze_dagster.errors import LeaseHeldError, LedgerError
+from genblaze_dagster.ledger.ledger import Ledger
+from genblaze_dagster.ledger.submission import Claim, ClaimKind, Intent
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_log = logging.getLogger(__name__)
+
+# The holder usually finishes long before its lease ends, so look again soon, then less often.
+_FIRST_LOOK_SECONDS = 0.05
+_LONGEST_WAIT_SECONDS = 5.0
+
+
+class Claims:
+    """Claims and transitions of one worker.
+
+    SQLite has one writer; a single thread keeps the writers of this process from queueing on the
+    file's lock, and the event loop free.
+    """
+
+    def __init__(self, ledger: Ledger, *, lease_seconds: float) -> None:
+        self.ledger = ledger
+        self.lease_seconds = lease_seconds
+        self._worker = f"{socket.gethostname()}:{os.getpid()}"
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="genblaze-ledger")
+
+    async def call(self, operation: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run a ledger operation on the ledger's thread; it is finished even when cancelled."""
+        loop = asyncio.get_running_loop()
+        return await asyncio.shield(
+            loop.run_in_executor(self._thread, lambda: operation(*args, **kwargs))
+        )
+
+    async def claim(self, intent: Intent, *, patience_seconds: float) -> "Lease":
+        """Claim a generation, waiting for another live worker that is doing it.
+
+        Raises:
+            LeaseHeldError: it is still held after `patience_seconds`.
+            HeldError: the answer to an earlier submit was lost; a person must decide.
+        """
+        # An owner per claim: two steps of one process that want the same must not both get it.
+        owner = f"{self._worker}:{uuid.uuid4().hex[:12]}"
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + patience_seconds
+        wait = _FIRST_LOOK_SECONDS
+        while True:
+            try:
+                return Lease(self, await self._claim_now(intent, owner), owner)
+            except LeaseHeldError as exc:
+                wait = min(wait, max(exc.retry_after, _FIRST_LOOK_SECONDS))
+                if clock() + wait > deadline:
+                    raise
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
+
+    async def _claim_now(self, intent: Intent, owner: str) -> Claim:
+        loop = asyncio.get_running_loop()
+        claiming = loop.run_in_executor(
+            self._thread,
+            lambda: self.ledger.claim(intent, owner=owner, lease_seconds=self.lease_seconds),
+        )
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            # The claim is made all the same: nobody may have to wait for a lease without a holder.
+            await asyncio.wait({claiming})
+            if claiming.exception() is None:
+                claim = claiming.result()
+                if claim.kind in (ClaimKind.NEW, ClaimKind.RESUME):
+                    await self.call(self.ledger.release, claim.submission.id, owner)
+            raise
+
+    def close(self) -> None:
+        """Finish what is queued and end the thread."""
+        self._thread.shutdown(wait=True)
+
+
+class Lease:
+    """A claimed row; inside `async with` its lease is renewed at a third of its length.
+
+    A lost lease is noticed by the next transition, which compares owner and state; renewing only
+    keeps others away, so a failed renewal is logged and not raised.
+    """
+
+    def __init__(self, claims: Claims, claim: Claim, owner: str) -> None:
+        self._claims = claims
+        self.kind = claim.kind
+        self.row = claim.submission
+        self._owner = owner
+        self._timer: asyncio.TimerHandle | None = None
+        self._renewal: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> "Lease":
+        self._schedule()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._renewal is not None:
+            await asyncio.wait({self._renewal})
+
+    def _schedule(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._claims.lease_seconds / 3, self._start_renewal)
+
+    def _start_renewal(self) -> None:
+        self._renewal = asyncio.ensure_future(self._renew())
+        self._schedule()
+
+    async def _renew(self) -> None:
+        try:
+            await self.apply(self._claims.ledger.renew, lease_seconds=self._claims.lease_seconds)
+        except LedgerError as exc:
+            _log.warning("lease of submission %s was not renewed: %s", self.row.id, exc)
+
+    async def apply(self, transition: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
+        """Apply a ledger transition to this row as its owner.
+
+        Raises:
+            LedgerError: the lease was lost, or the transition is not allowed.
+        """
+        await self._claims.call(transition, self.row.id, self._owner, *args, **kwargs)
+
+    async def sending(self) -> None:
+        """Record that the request goes out now."""
+        await self.apply(self._claims.ledger.mark_sending)
+
+    async def submitted(self, job_id: str, estimated_seconds: float | None) -> None:
+        """Record the vendor's job id."""
+        await self.apply(self._claims.ledger.submitted, job_id, estimated_seconds=estimated_seconds)

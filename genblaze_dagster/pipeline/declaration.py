@@ -1,0 +1,275 @@
+"""A pipeline is data: named steps and the edges between them, no I/O."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+from genblaze_dagster.core.canonical import canonical_hash
+from genblaze_dagster.core.enums import Modality, PromptVisibility, StepType
+from genblaze_dagster.errors import ConfigError, UnknownProviderError
+from genblaze_dagster.net.redact import find_secret
+from genblaze_dagster.pipeline.retry import RetryPolicy
+from genblaze_dagster.pipeline.template import Column, PromptTemplate, declared, variables_of
+from genblaze_dagster.providers.protocol import Provider
+from genblaze_dagster.providers.registry import resolve_provider
+
+if TYPE_CHECKING:
+    from dagster import AssetsDefinition
+
+    from genblaze_dagster.pipeline.result import PipelineResult
+
+DEFAULT_TIMEOUT_SECONDS = 600.0
+_RESERVED_PARAMS = ("input", "inputs", "metadata", "prompt_visibility")
+# Keywords of the genblaze guides that this release does not have; a model parameter of such a name
+# would otherwise go to the vendor unnoticed.
+_NOT_THERE = ("external_inputs", "fallback_models", "expected_duration_sec")
+
+
+@dataclass(frozen=True, slots=True)
+class StepSpec:
+    """One declared step: what to ask of which model, and from which steps its inputs come.
+
+    `prompt`, `negative_prompt`, `params` and `metadata` may hold templates and `Column`s that a
+    partition's row fills. `inputs` names earlier steps. `timeout` is seconds for the whole step.
+    """
+
+    name: str
+    provider: Provider | str
+    model: str
+    prompt: str | PromptTemplate | None = None
+    negative_prompt: str | PromptTemplate | None = None
+    seed: int | Column | None = None
+    params: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    modality: Modality = Modality.IMAGE
+    step_type: StepType = StepType.GENERATE
+    inputs: tuple[str, ...] = ()
+    prompt_visibility: PromptVisibility = PromptVisibility.PUBLIC
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    timeout: float = DEFAULT_TIMEOUT_SECONDS
+    retry: RetryPolicy | None = None
+
+    @property
+    def provider_name(self) -> str:
+        """The provider's name as it stands in manifests."""
+        return self.provider if isinstance(self.provider, str) else self.provider.name
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """Columns that a partition's row must have."""
+        parts = (self.prompt, self.negative_prompt, self.seed, self.params, self.metadata)
+        return variables_of(parts)
+
+    @property
+    def code_version(self) -> str:
+        """Hash (12 hex characters) of all that decides what this step produces."""
+        declaration = {
+            "provider": self.provider_name,
+            "provider_version": _provider_version(self.provider),
+            "model": self.model,
+            "modality": self.modality,
+            "step_type": self.step_type,
+            "prompt": declared(self.prompt),
+            "negative_prompt": declared(self.negative_prompt),
+            "prompt_visibility": self.prompt_visibility,
+            "seed": declared(self.seed),
+            "params": declared(self.params),
+            "metadata": declared(self.metadata),
+            "inputs": list(self.inputs),
+        }
+        return canonical_hash(declaration)[:12]
+
+
+class Pipeline:
+    """Named steps and the edges between them; run in process or turned into Dagster assets.
+
+    Args:
+        name: used in manifests and as the first part of store references.
+        tenant_id: stripped; an empty one is none.
+        project_id: free text, hashed into manifests.
+        chain: every step takes the outputs of the step before it.
+        max_concurrency: how many steps or partitions run at once.
+
+    Raises:
+        ConfigError: `max_concurrency` is below 1.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        tenant_id: str | None = None,
+        project_id: str | None = None,
+        chain: bool = False,
+        max_concurrency: int | None = None,
+    ) -> None:
+        if max_concurrency is not None and max_concurrency < 1:
+            raise ConfigError(f"max_concurrency is {max_concurrency}; give at least 1")
+        self.name = name
+        self.tenant_id = (tenant_id or "").strip() or None
+        self.project_id = project_id
+        self.chain = chain
+        self.max_concurrency = max_concurrency
+        self._steps: list[StepSpec] = []
+
+    @property
+    def steps(self) -> tuple[StepSpec, ...]:
+        """The steps in declaration order; inputs always come before their users."""
+        return tuple(self._steps)
+
+    def step(
+        self,
+        provider: Provider | str,
+        *,
+        model: str,
+        name: str | None = None,
+        prompt: str | PromptTemplate | None = None,
+        negative_prompt: str | PromptTemplate | None = None,
+        seed: int | Column | None = None,
+        modality: Modality | str = Modality.IMAGE,
+        step_type: StepType | str = StepType.GENERATE,
+        input_from: int | str | Sequence[int | str] | None = None,
+        prompt_visibility: PromptVisibility | str = PromptVisibility.PUBLIC,
+        metadata: Mapping[str, Any] | None = None,
+        timeout: float = DEFAULT_TIMEOUT_SECONDS,
+        retry: RetryPolicy | None = None,
+        params: Mapping[str, Any] | None = None,
+        **extra: Any,
+    ) -> Self:
+        """Add a step and return the pipeline.
+
+        Args:
+            provider: a provider instance, or the name of a registered one or of a Dagster resource.
+            model: the vendor's model name.
+            name: unique name; `<modality>`, `<modality>_2`, ... when left out.
+            prompt: text; `{column}` fields are filled when there is a row.
+            negative_prompt: what the model should avoid.
+            seed: integer, or `Column` to take it from the row.
+            modality: what the step produces.
+            step_type: what the step does with its inputs.
+            input_from: earlier steps, by name or index, whose outputs are this step's inputs, in
+                this order. With `chain=True` the step before is the default.
+            prompt_visibility: anything but public keeps the prompt out of manifests, the index,
+                logs and events; its SHA-256 is recorded instead.
+            metadata: hashed into the manifest; keep run-specific values out.
+            timeout: seconds for the whole step, waiting for the vendor included.
+            retry: policy of this step; the runner's when left out.
+            params: parameters of the model, standard or native names.
+            **extra: more parameters; they win over `params`.
+
+        Raises:
+            ConfigError: unknown input, duplicate name, reserved parameter or a secret in params.
+            UnknownProviderError: a provider name that cannot be a name.
+        """
+        if isinstance(provider, str) and not provider:
+            raise UnknownProviderError("provider name is empty; give a provider or its name")
+        merged = {**(params or {}), **extra}
+        merged_seed = merged.pop("seed", None)
+        merged_negative = merged.pop("negative_prompt", None)
+        kind = Modality(modality)
+        spec = StepSpec(
+            name=self._free_name(name, kind),
+            provider=provider,
+            model=model,
+            prompt=prompt,
+            negative_prompt=merged_negative if negative_prompt is None else negative_prompt,
+            seed=merged_seed if seed is None else seed,
+            params=merged,
+            modality=kind,
+            step_type=StepType(step_type),
+            inputs=self._inputs(input_from),
+            prompt_visibility=PromptVisibility(prompt_visibility),
+            metadata=dict(metadata or {}),
+            timeout=timeout,
+            retry=retry,
+        )
+        _check(spec)
+        self._steps.append(spec)
+        return self
+
+    def _free_name(self, name: str | None, modality: Modality) -> str:
+        taken = {step.name for step in self._steps}
+        if name is not None:
+            if not name.replace("_", "").isalnum() or not name.isascii():
+                raise ConfigError(f"step name {name!r} is not usable; use letters, digits and _")
+            if name in taken:
+                raise ConfigError(f"step name {name!r} is taken; names are unique in a pipeline")
+            return name
+        candidate, number = modality.value, 1
+        while candidate in taken:
+            number += 1
+            candidate = f"{modality.value}_{number}"
+        return candidate
+
+    def _inputs(self, input_from: int | str | Sequence[int | str] | None) -> tuple[str, ...]:
+        if input_from is None:
+            return (self._steps[-1].name,) if self.chain and self._steps else ()
+        wanted = [input_from] if isinstance(input_from, int | str) else list(input_from)
+        return tuple(self._step_named(item) for item in wanted)
+
+    def _step_named(self, wanted: int | str) -> str:
+        names = [step.name for step in self._steps]
+        if isinstance(wanted, int):
+            if 0 <= wanted < len(names):
+                return names[wanted]
+        elif wanted in names:
+            return wanted
+        known = ", ".join(names) or "none yet"
+        raise ConfigError(f"input_from {wanted!r} names no earlier step (there are: {known})")
+
+    def run(self, **options: Any) -> "PipelineResult":
+        """Run every step in this process and return when all is stored; see `arun`."""
+        from genblaze_dagster.net.loop import run_sync
+
+        return run_sync(self.arun(**options))
+
+    async def arun(self, **options: Any) -> "PipelineResult":
+        """Run every step; independent ones at the same time.
+
+        Options are those of `genblaze_dagster.pipeline.execution.execute`.
+
+        Raises:
+            PipelineError: a step failed (unless `raise_on_failure=False`); `result` holds what
+                succeeded, which is stored.
+        """
+        from genblaze_dagster.pipeline.execution import execute
+
+        return await execute(self, **options)
+
+    def to_assets(self, **options: Any) -> "list[AssetsDefinition]":
+        """Return Dagster assets, one per step; options are those of `assets.pipeline_assets`.
+
+        The import is the one place where a layer below Dagster names one above it: users look for
+        this on the pipeline, and nothing is imported until they ask.
+        """
+        from genblaze_dagster.assets import pipeline_assets
+
+        return pipeline_assets(self, **options)
+
+
+def _check(spec: StepSpec) -> None:
+    for reserved in _RESERVED_PARAMS:
+        if reserved in spec.params:
+            raise ConfigError(f"params of step {spec.name!r} hold {reserved!r}; pass it to step()")
+    for absent in _NOT_THERE:
+        if absent in spec.params:
+            raise ConfigError(f"step {spec.name!r} uses {absent!r}, which this release lacks")
+    where = find_secret(declared(spec.params))
+    if where is not None:
+        raise ConfigError(
+            f"params of step {spec.name!r} hold what looks like a secret at {where}; "
+            "give keys to the provider or its resource, never to a step"
+        )
+
+
+@functools.cache
+def _registered_version(name: str) -> str:
+    try:
+        return resolve_provider(name).version
+    except UnknownProviderError:
+        # Only a Dagster resource knows it; the name alone then stands for the adapter.
+        return ""
+
+
+def _provider_version(provider: Provider | str) -> str:
+    return _registered_version(provider) if isinstance(provider, str) else provider.version

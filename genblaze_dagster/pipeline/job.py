@@ -1,0 +1,214 @@
+"""One vendor job from submit to result: retries that cannot pay twice, polling, cancelling."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from genblaze_dagster.errors import (
+    ContentPolicyError,
+    GenblazeError,
+    InvalidRequestError,
+    ModelError,
+    OutputError,
+    ProviderError,
+    ProviderTimeoutError,
+)
+from genblaze_dagster.pipeline.events import StepEventType
+from genblaze_dagster.pipeline.generation import Generation
+from genblaze_dagster.pipeline.retry import RetryPolicy, is_ambiguous, may_resubmit
+from genblaze_dagster.providers.protocol import JobState, Result, Submission
+
+T = TypeVar("T")
+
+_FIRST_POLL_SECONDS = 1.0
+_LONGEST_POLL_SECONDS = 30.0
+_POLL_DOUBLES_EVERY_SECONDS = 30.0
+_CANCEL_GRACE_SECONDS = 10.0
+_CANCEL_DEADLINE_SECONDS = 5.0
+
+
+class JobRecord(Protocol):
+    """Where a job's progress is made durable before anything else happens with it."""
+
+    async def sending(self) -> None:
+        """The request goes out now."""
+        ...
+
+    async def submitted(self, job_id: str, estimated_seconds: float | None) -> None:
+        """The vendor has accepted the job."""
+        ...
+
+
+@dataclass(slots=True)
+class Job:
+    """Drives one generation at its provider.
+
+    `job_id` set means: accepted already, by whoever; `run` then resumes it. `answer_lost` is True
+    once a submit may have been accepted without our knowing, `on_the_wire` while that is open for
+    the current one. `interrupted` is True
+    when a cancellation arrived while a one-call answer was coming in: the result is paid for, so
+    it is returned to be stored, and the caller re-raises after that.
+    """
+
+    generation: Generation
+    policy: RetryPolicy
+    record: JobRecord
+    notify: Callable[..., None]
+    job_id: str | None = None
+    attempts: int = 0
+    interrupted: bool = False
+    answer_lost: bool = False
+    on_the_wire: bool = False
+    ended: bool = False
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+    async def run(self) -> Result:
+        """Submit unless there is a job, wait for it and return its result.
+
+        Raises:
+            ProviderError: what the vendor or the wire said; `ProviderTimeoutError` after the
+                step's timeout.
+        """
+        request = self.generation.request
+        try:
+            async with asyncio.timeout(request.timeout) as limit:
+                result = await self._run()
+            if limit.expired():
+                # The answer came after the bell, while it was waited for: late, but paid for.
+                self.interrupted = False
+            return result
+        except TimeoutError as exc:
+            raise ProviderTimeoutError(
+                f"{self.generation.provider.name} did not finish within {request.timeout:g} s; "
+                "a submitted job is resumed by the next attempt",
+                # Without a job id nobody knows whether the vendor took the request.
+                sent=True if self.job_id else None,
+            ) from exc
+
+    async def _run(self) -> Result:
+        estimated: float | None = None
+        if self.job_id is None:
+            submission = await self._submit()
+            if submission.result is not None:
+                return submission.result
+            estimated = submission.estimated_seconds
+        else:
+            self.notify(StepEventType.PROGRESS, detail="resumed")
+        job_id = self.job_id
+        if job_id is None:
+            raise OutputError(
+                f"{self.generation.provider.name} returned neither a job id nor a result"
+            )
+        await self._wait(job_id, estimated)
+        provider, request = self.generation.provider, self.generation.request
+        return await self._retrying("fetch", lambda: provider.fetch_output(job_id, request))
+
+    async def _submit(self) -> Submission:
+        provider, request = self.generation.provider, self.generation.request
+        await self.record.sending()
+        while True:
+            self.attempts += 1
+            self.on_the_wire = True
+            try:
+                submission = await self._answer(provider.submit(request))
+                break
+            except GenblazeError as exc:
+                # One lost answer stays lost, whatever later attempts are told.
+                self.answer_lost = self.answer_lost or is_ambiguous(exc)
+                self.on_the_wire = self.answer_lost
+                again = may_resubmit(exc, deduplicates=provider.deduplicates)
+                if not again or self.attempts >= self.policy.max_attempts:
+                    raise
+                await self._pause("submit", self.attempts, exc)
+        if submission.job_id is not None and submission.result is None:
+            self.job_id = submission.job_id
+            await asyncio.shield(
+                self.record.submitted(submission.job_id, submission.estimated_seconds)
+            )
+            if self.interrupted:
+                raise asyncio.CancelledError
+        return submission
+
+    async def _answer(self, call: Awaitable[Submission]) -> Submission:
+        # A submit on the wire is never dropped half-way: its answer is what we paid for.
+        task = asyncio.ensure_future(call)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise
+            await asyncio.wait({task}, timeout=_CANCEL_GRACE_SECONDS)
+            if not task.done():
+                task.cancel()
+                raise
+            if task.exception() is not None:
+                raise
+            self.interrupted = True
+            return task.result()
+
+    async def _wait(self, job_id: str, estimated: float | None) -> None:
+        provider, request = self.generation.provider, self.generation.request
+        started = time.monotonic()
+        if estimated:
+            await self.sleep(estimated * 0.8)
+        while True:
+            status = await self._retrying("poll", lambda: provider.poll(job_id, request))
+            if status.state is JobState.SUCCEEDED:
+                return
+            self.ended = status.state in (JobState.FAILED, JobState.CANCELLED)
+            if status.state is JobState.FAILED:
+                raise status.error or ModelError(
+                    f"{provider.name} job failed: {status.message or 'no reason given'}"
+                )
+            if status.state is JobState.CANCELLED:
+                raise ModelError(f"{provider.name} job was cancelled at the vendor; run it again")
+            self.notify(StepEventType.PROGRESS, progress=status.progress, detail=status.state.value)
+            elapsed = time.monotonic() - started
+            await self.sleep(status.poll_after or poll_interval(elapsed))
+
+    async def _retrying(self, phase: str, call: Callable[[], Awaitable[T]]) -> T:
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return await call()
+            except ProviderError as exc:
+                if not exc.transient or attempt >= self.policy.max_attempts:
+                    raise
+                await self._pause(phase, attempt, exc)
+
+    async def _pause(self, phase: str, attempt: int, error: GenblazeError) -> None:
+        delay = self.policy.delay(attempt, error)
+        self.notify(
+            StepEventType.RETRIED,
+            attempt=attempt + 1,
+            detail=f"{phase}: {type(error).__name__}, again in {delay:.1f} s",
+        )
+        await self.sleep(delay)
+
+    def is_over(self, error: GenblazeError) -> bool:
+        """Whether an accepted job can give nothing any more.
+
+        A wrong key or a used-up quota while polling says nothing about the job: it is resumed.
+        """
+        gone = (InvalidRequestError, ModelError, OutputError, ContentPolicyError)
+        return self.ended or isinstance(error, gone)
+
+    async def cancel_upstream(self) -> bool:
+        """Ask the vendor to stop an accepted job; True when it confirms within 5 s."""
+        if self.job_id is None:
+            return False
+        try:
+            async with asyncio.timeout(_CANCEL_DEADLINE_SECONDS):
+                return await self.generation.provider.cancel(self.job_id)
+        except (ProviderError, TimeoutError):
+            # The job stays submitted in the ledger and is resumed by who asks next.
+            return False
+
+
+def poll_interval(elapsed_seconds: float) -> float:
+    """Return seconds until the next poll: 1 s, doubling every 30 s of waiting, at most 30 s."""
+    doublings = min(elapsed_seconds // _POLL_DOUBLES_EVERY_SECONDS, 10)
+    return min(_FIRST_POLL_SECONDS * 2**doublings, _LONGEST_POLL_SECONDS)

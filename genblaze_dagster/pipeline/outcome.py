@@ -1,0 +1,54 @@
+"""What a step is run for, and what comes of it."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from genblaze_dagster.core.manifest import Manifest
+from genblaze_dagster.core.reference import MediaRef
+
+
+class Origin(StrEnum):
+    """How a step's media came to be in this run."""
+
+    GENERATED = "generated"
+    """Asked of the provider now."""
+    RESUMED = "resumed"
+    """A job that was submitted earlier, finished now."""
+    FINISHED = "finished"
+    """Already stored for this very run or backfill; nothing was asked or paid."""
+    REUSED = "reused"
+    """Equal media of another run was taken; nothing was asked or paid."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """A finished step. When it exists, bytes, manifest, reference and ledger row are durable."""
+
+    ref: MediaRef
+    manifest: Manifest
+    origin: Origin
+    elapsed_seconds: float
+    attempts: int
+
+    @property
+    def paid_usd(self) -> float | None:
+        """What this run paid: 0.0 when nothing was asked of the provider, None when unknown."""
+        reused = self.origin in (Origin.FINISHED, Origin.REUSED)
+        return 0.0 if reused else self.ref.cost_usd
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a step is run for.
+
+    `asset_key` and `partition_key` name the materialisation; `scope` is the run or backfill in
+    which every retry meets the same ledger row.
+    """
+
+    asset_key: str
+    partition_key: str | None
+    scope: str
+    reuse: bool = False
+    tenant_id: str | None = None
+    project_id: str | None = None
+    pipeline: str | None = None

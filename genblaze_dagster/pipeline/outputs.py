@@ -1,0 +1,145 @@
+"""Store what a provider returned: bytes under their hash, facts into the asset record."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from genblaze_dagster.core.models import Asset
+from genblaze_dagster.core.reference import MediaObject
+from genblaze_dagster.errors import OutputError
+from genblaze_dagster.media.probe import probe
+from genblaze_dagster.media.sniff import extension_for, sniff_media_type
+from genblaze_dagster.net.download import stream_download
+from genblaze_dagster.providers.protocol import Output
+from genblaze_dagster.storage.keys import Placement
+from genblaze_dagster.storage.store import MediaStore, StoredMedia
+
+UNKNOWN_MEDIA_TYPE = "application/octet-stream"
+
+# Facts that need the whole file are read back from the store up to this size; above it the
+# provider's own word has to do.
+_PROBE_LIMIT_BYTES = 64 * 1024 * 1024
+_SNIFF_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class OutputStorage:
+    """Where the outputs of one run go."""
+
+    store: MediaStore
+    run_id: str
+    tenant_id: str | None
+    created_at: datetime
+
+    async def keep(self, outputs: Sequence[Output]) -> list[tuple[Asset, MediaObject]]:
+        """Store all outputs and return their records, in order.
+
+        Raises:
+            OutputError: there is no output, or one of them is empty.
+            StorageError: the store failed; what was stored before stays.
+        """
+        if not outputs:
+            raise OutputError("the provider reports success but returned no output")
+        return [await self._keep_one(output, index) for index, output in enumerate(outputs)]
+
+    async def _keep_one(self, output: Output, index: int) -> tuple[Asset, MediaObject]:
+        # Derived, so that storing the same run again after a crash gives the same record.
+        asset_id = str(uuid.uuid5(uuid.UUID(self.run_id), str(index)))
+        placement = Placement(
+            run_id=self.run_id,
+            asset_id=asset_id,
+            tenant_id=self.tenant_id,
+            created_at=self.created_at,
+        )
+        if output.url is not None:
+            stored = await self._keep_url(output, output.url, placement)
+        else:
+            stored = await self._keep_local(output, placement)
+        if stored.size_bytes == 0:
+            raise OutputError(f"output {index} is empty; nothing usable was generated")
+        facts = await self._facts(output, stored)
+        return _records(asset_id, stored, facts)
+
+    async def _keep_local(self, output: Output, placement: Placement) -> StoredMedia:
+        source = output.data if output.data is not None else output.path
+        if source is None:
+            raise OutputError("the provider returned an output without data, path or url")
+        head = await asyncio.to_thread(_head, source)
+        media_type = output.media_type or sniff_media_type(head) or UNKNOWN_MEDIA_TYPE
+        return await self.store.put_media(
+            source,
+            media_type=media_type,
+            extension=extension_for(media_type) or None,
+            placement=placement,
+        )
+
+    async def _keep_url(self, output: Output, url: str, placement: Placement) -> StoredMedia:
+        async with stream_download(url, headers=output.headers) as download:
+            chunks = download.aiter()
+            head = await anext(chunks, b"")
+            media_type = (
+                output.media_type
+                or sniff_media_type(head)
+                or (download.content_type or "").partition(";")[0].strip()
+                or UNKNOWN_MEDIA_TYPE
+            )
+            return await self.store.put_media(
+                _with_head(head, chunks),
+                media_type=media_type,
+                extension=extension_for(media_type) or None,
+                placement=placement,
+            )
+
+    async def _facts(self, output: Output, stored: StoredMedia) -> Mapping[str, Any]:
+        media_type = stored.media_type or UNKNOWN_MEDIA_TYPE
+        source: bytes | Path | None = output.data if output.data is not None else output.path
+        if source is None:
+            whole = not media_type.startswith("image/") and stored.size_bytes <= _PROBE_LIMIT_BYTES
+            source = await self.store.get(stored.key) if whole else stored.head
+        probed = await asyncio.to_thread(probe, source, media_type)
+        return {**probed, **output.facts}
+
+
+def _records(
+    asset_id: str, stored: StoredMedia, facts: Mapping[str, Any]
+) -> tuple[Asset, MediaObject]:
+    media_type = stored.media_type or UNKNOWN_MEDIA_TYPE
+    asset = Asset.model_validate(
+        {
+            **facts,
+            "asset_id": asset_id,
+            "url": stored.url,
+            "media_type": media_type,
+            "sha256": stored.sha256,
+            "size_bytes": stored.size_bytes,
+        }
+    )
+    media = MediaObject(
+        asset_id=asset_id,
+        sha256=stored.sha256,
+        size_bytes=stored.size_bytes,
+        media_type=media_type,
+        key=stored.key,
+        url=stored.url,
+        width=asset.width,
+        height=asset.height,
+        duration=asset.duration,
+    )
+    return asset, media
+
+
+def _head(source: bytes | Path) -> bytes:
+    if isinstance(source, bytes):
+        return source[:_SNIFF_BYTES]
+    with source.open("rb") as file:
+        return file.read(_SNIFF_BYTES)
+
+
+async def _with_head(head: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield head
+    async for chunk in rest:
+        yield chunk

@@ -1,0 +1,145 @@
+"""Write what a step did: its manifest, and the reference others find it by."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, cast
+
+from uuid_utils import compat as uuid_utils
+
+from genblaze_dagster.core.enums import PromptVisibility, RunStatus, StepStatus
+from genblaze_dagster.core.manifest import Manifest
+from genblaze_dagster.core.models import Asset, Run, Step
+from genblaze_dagster.core.reference import MediaObject, MediaRef
+from genblaze_dagster.errors import ConflictError
+from genblaze_dagster.ledger.submission import LedgerRow
+from genblaze_dagster.pipeline.generation import Generation, recorded_prompts
+from genblaze_dagster.pipeline.outcome import Target
+from genblaze_dagster.providers.protocol import Result
+from genblaze_dagster.storage.manifests import write_manifest
+from genblaze_dagster.storage.refs import read_ref, write_ref
+from genblaze_dagster.storage.store import MediaStore
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """Everything known about one finished generation.
+
+    `kept` are the stored outputs, `upstream` the steps of its inputs, each once and in order.
+    """
+
+    generation: Generation
+    target: Target
+    row: LedgerRow
+    job_id: str | None
+    result: Result
+    kept: Sequence[tuple[Asset, MediaObject]]
+    upstream: Sequence[Step]
+    started_at: datetime
+    completed_at: datetime
+    retries: int
+
+    async def write(self, store: MediaStore) -> tuple[MediaRef, Manifest]:
+        """Write manifest, then reference; after a crash the same call gives the same objects.
+
+        Raises:
+            StorageError: nothing after the failed object was written.
+        """
+        run = self._run()
+        previous = await read_ref(store, self.target.asset_key, self.target.partition_key)
+        if previous is not None and previous.run_id != run.run_id:
+            run.parent_run_id = previous.run_id
+        manifest = Manifest.from_run(run)
+        try:
+            manifest_key = await write_manifest(store, manifest)
+        except ConflictError:
+            # An attempt that died had written other media under this run id. Its record stays; this
+            # one continues it under an id of its own.
+            run.parent_run_id, run.run_id = run.run_id, str(uuid_utils.uuid7())
+            run.steps[-1].run_id = run.run_id
+            manifest = Manifest.from_run(run)
+            manifest_key = await write_manifest(store, manifest)
+        ref = self._ref(store, manifest, manifest_key)
+        await write_ref(store, ref)
+        return ref, manifest
+
+    def _run(self) -> Run:
+        return Run(
+            run_id=self.row.run_id,
+            tenant_id=self.target.tenant_id,
+            project_id=self.target.project_id,
+            name=self.target.pipeline,
+            status=RunStatus.COMPLETED,
+            steps=[*self.upstream, self._step()],
+            created_at=self.completed_at,
+            started_at=self.started_at,
+            completed_at=self.completed_at,
+        )
+
+    def _step(self) -> Step:
+        spec, request = self.generation.spec, self.generation.request
+        prompt, negative_prompt, metadata = recorded_prompts(self.generation)
+        payload = dict(self.result.provider_payload)
+        if spec.prompt_visibility is not PromptVisibility.PUBLIC:
+            payload = _without_prompts(payload)
+        if self.job_id is not None:
+            # Outside the hash: two equal runs have different job ids and one canonical hash.
+            payload.setdefault("job_id", self.job_id)
+        return Step(
+            step_id=self.row.step_id,
+            run_id=self.row.run_id,
+            provider=self.generation.provider.name,
+            model=spec.model,
+            model_version=self.result.model_version,
+            step_type=spec.step_type,
+            modality=spec.modality,
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            prompt_visibility=spec.prompt_visibility,
+            seed=request.seed,
+            params=dict(request.params),
+            status=StepStatus.SUCCEEDED,
+            inputs=[item.asset for item in request.inputs],
+            assets=[asset for asset, _ in self.kept],
+            provider_payload=payload,
+            retries=self.retries,
+            cost_usd=self.result.cost_usd,
+            started_at=self.started_at,
+            completed_at=self.completed_at,
+            step_index=len(self.upstream),
+            metadata=metadata,
+        )
+
+    def _ref(self, store: MediaStore, manifest: Manifest, manifest_key: str) -> MediaRef:
+        return MediaRef(
+            asset_key=self.target.asset_key,
+            partition_key=self.target.partition_key,
+            run_id=manifest.run.run_id,
+            step_id=self.row.step_id,
+            manifest_key=manifest_key,
+            manifest_url=store.durable_url(manifest_key),
+            canonical_hash=manifest.canonical_hash,
+            generation_key=self.generation.key,
+            provider=self.generation.provider.name,
+            model=self.generation.spec.model,
+            modality=self.generation.spec.modality.value,
+            cost_usd=self.result.cost_usd,
+            created_at=self.completed_at.isoformat(),
+            media=tuple(media for _, media in self.kept),
+        )
+
+
+def _is_prompt(name: str) -> bool:
+    # Token counts such as `prompt_tokens` say nothing about the text.
+    return "prompt" in name.lower() and "token" not in name.lower()
+
+
+def _without_prompts(payload: Any) -> Any:
+    """Drop what vendors echo or rewrite of a prompt (`revised_prompt` and its kin)."""
+    if isinstance(payload, dict):
+        items = cast(dict[str, Any], payload)
+        return {k: _without_prompts(v) for k, v in items.items() if not _is_prompt(k)}
+    if isinstance(payload, list):
+        entries = cast(list[Any], payload)
+        return [_without_prompts(entry) for entry in entries]
+    return payload

@@ -1,0 +1,101 @@
+"""The Runner: takes one step of one partition from declaration to durable, provable media.
+
+Order, which is the whole point: ledger row, submit, job id into the ledger, bytes into the store,
+manifest, reference, ledger row finished. Only then does anyone hear of the result.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Self
+
+from genblaze_dagster.core.reference import MediaRef
+from genblaze_dagster.errors import GenblazeError
+from genblaze_dagster.ledger.ledger import Ledger
+from genblaze_dagster.net.redact import redact
+from genblaze_dagster.pipeline.claims import Claims
+from genblaze_dagster.pipeline.declaration import StepSpec
+from genblaze_dagster.pipeline.events import EventHandler, StepEventType
+from genblaze_dagster.pipeline.lineage import Upstream
+from genblaze_dagster.pipeline.outcome import StepOutcome, Target
+from genblaze_dagster.pipeline.retry import RetryPolicy
+from genblaze_dagster.pipeline.work import Tools, Work
+from genblaze_dagster.providers.protocol import Provider
+from genblaze_dagster.storage.store import MediaStore
+
+
+class Runner:
+    """Runs steps through ledger, provider and store; safe to use for many steps at once.
+
+    Args:
+        store: where media, manifests and references go.
+        ledger: what has been asked and paid.
+        retry: policy of steps that have none of their own.
+        on_event: called on the event loop with every `StepEvent`; must be quick.
+        clock: current time, aware UTC.
+        lease_seconds: after this long without a sign of life another worker may take over.
+    """
+
+    def __init__(
+        self,
+        store: MediaStore,
+        ledger: Ledger,
+        *,
+        retry: RetryPolicy | None = None,
+        on_event: EventHandler | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        lease_seconds: float = 60.0,
+    ) -> None:
+        self.store = store
+        self._tools = Tools(
+            store=store,
+            claims=Claims(ledger, lease_seconds=lease_seconds),
+            upstream=Upstream(store),
+            retry=retry or RetryPolicy(),
+            on_event=on_event,
+            clock=clock,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Finish pending ledger writes."""
+        self._tools.claims.close()
+
+    async def run_step(
+        self,
+        spec: StepSpec,
+        target: Target,
+        *,
+        variables: Mapping[str, object] | None = None,
+        inputs: Sequence[MediaRef] = (),
+        provider: Provider | None = None,
+    ) -> StepOutcome:
+        """Run one step for one partition and return when everything about it is durable.
+
+        Args:
+            spec: the declared step.
+            target: what it is run for.
+            variables: the partition's row.
+            inputs: references of the inputs, in the step's order.
+            provider: the provider to use, when `spec` holds only its name.
+
+        Raises:
+            ProviderError: the vendor refused or failed.
+            HeldError: the answer to a submit was lost; nothing is sent again.
+            StorageError: the store failed; a submitted job is resumed next time.
+            ManifestError: an input's manifest does not verify, or the request cannot be recorded.
+            PromptTemplateError: the row lacks a variable.
+        """
+        work = Work(self._tools, spec, target)
+        work.notify(StepEventType.STARTED)
+        try:
+            outcome = await work.run(variables or {}, inputs, provider)
+        except GenblazeError as exc:
+            work.notify(StepEventType.FAILED, detail=f"{type(exc).__name__}: {redact(str(exc))}")
+            raise
+        work.notify(StepEventType.COMPLETED, detail=outcome.origin.value)
+        return outcome

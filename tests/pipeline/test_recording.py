@@ -1,0 +1,143 @@
+import asyncio
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from genblaze_dagster.core.enums import Modality, PromptVisibility
+from genblaze_dagster.errors import (
+    IntegrityError,
+    ManifestError,
+    NotFoundError,
+    ProviderTimeoutError,
+)
+from genblaze_dagster.ledger.ledger import Ledger
+from genblaze_dagster.pipeline.outcome import Origin, Target
+from genblaze_dagster.providers.protocol import Output
+from genblaze_dagster.storage.integrity import check_ref
+from genblaze_dagster.storage.manifests import read_manifest
+from genblaze_dagster.storage.store import MediaStore
+from tests.support.scripted import ScriptedProvider
+from tests.support.steps import everything, run, step
+
+
+class DyingLedger(Ledger):
+    """Fails in the place where a killed process would have stopped."""
+
+    dying = True
+
+    def stored(self, *args: object, **kwargs: object) -> None:
+        if self.dying:
+            raise ProviderTimeoutError("stand-in for a dead process")
+        super().stored(*args, **kwargs)  # type: ignore[arg-type]
+
+
+def test_private_prompts_are_nowhere_in_the_store_or_ledger(
+    store: MediaStore, ledger: Ledger
+) -> None:
+    """Only the SHA-256 of a prompt that is not public is recorded."""
+    provider = ScriptedProvider()
+    spec = step(provider, prompt="the secret {subject}", prompt_visibility=PromptVisibility.PRIVATE)
+    outcome = run(store, ledger, spec)
+    assert b"the secret" not in asyncio.run(everything(store))
+    assert "the secret" not in repr(list(ledger.rows()))
+    recorded = outcome.manifest.run.steps[-1]
+    assert recorded.prompt is None
+    assert recorded.metadata["prompt_sha256"] == hashlib.sha256(b"the secret fox").hexdigest()
+    assert outcome.manifest.verify()
+
+
+def test_a_manifest_carries_the_steps_that_led_to_it(store: MediaStore, ledger: Ledger) -> None:
+    """Upstream steps come first and once each; inputs are linked by sha256."""
+    provider = ScriptedProvider()
+    image = run(store, ledger, step(provider))
+    edited = run(
+        store,
+        ledger,
+        step(provider, name="edit", prompt="edit"),
+        Target("edit", "fox", "run-1"),
+        inputs=(image.ref,),
+    )
+    video = run(
+        store,
+        ledger,
+        step(provider, name="video", prompt="video", modality=Modality.VIDEO),
+        Target("video", "fox", "run-1"),
+        inputs=(image.ref, edited.ref),
+    )
+    steps = video.manifest.run.steps
+    assert [s.step_id for s in steps] == [image.ref.step_id, edited.ref.step_id, video.ref.step_id]
+    assert [s.step_index for s in steps] == [0, 1, 2]
+    assert [a.sha256 for a in steps[2].inputs] == [
+        image.ref.media[0].sha256,
+        edited.ref.media[0].sha256,
+    ]
+    assert [s.step_id for s in steps if s.run_id == video.ref.run_id] == [video.ref.step_id]
+    assert video.manifest.verify()
+
+
+def test_a_tampered_input_manifest_stops_the_step(store: MediaStore, ledger: Ledger) -> None:
+    """Provenance is only passed on when it verifies."""
+    provider = ScriptedProvider()
+    image = run(store, ledger, step(provider))
+    text = asyncio.run(store.get(image.ref.manifest_key)).replace(b"a fox", b"a cat")
+    asyncio.run(store.put(image.ref.manifest_key, text, media_type="application/json"))
+    with pytest.raises(ManifestError):
+        run(store, ledger, step(provider, name="v"), Target("v", "fox", "r"), inputs=(image.ref,))
+    asyncio.run(store.delete(image.ref.manifest_key))
+    with pytest.raises(NotFoundError):
+        run(store, ledger, step(provider, name="v"), Target("v", "fox", "r"), inputs=(image.ref,))
+    assert provider.submits == 1
+
+
+def test_a_reference_to_another_manifest_is_an_integrity_error(
+    store: MediaStore, ledger: Ledger
+) -> None:
+    """A reference whose hash is not that of its manifest is refused."""
+    from dataclasses import replace
+
+    provider = ScriptedProvider()
+    image = run(store, ledger, step(provider))
+    wrong = replace(image.ref, canonical_hash="0" * 64)
+    with pytest.raises(IntegrityError, match="materialise"):
+        run(store, ledger, step(provider, name="v"), Target("v", "fox", "r"), inputs=(wrong,))
+
+
+def test_a_run_that_died_before_its_ledger_entry_writes_the_same_manifest(
+    store: MediaStore, tmp_path: Path
+) -> None:
+    """After manifest and reference are written but the ledger is not, a repeat adds nothing."""
+
+    book = DyingLedger(f"sqlite:///{tmp_path / 'dying.db'}")
+    provider = ScriptedProvider(job=True)
+    with pytest.raises(ProviderTimeoutError):
+        run(store, book, step(provider))
+    before = asyncio.run(everything(store))
+    book.dying = False
+    outcome = run(store, book, step(provider))
+    assert outcome.origin is Origin.RESUMED
+    assert provider.submits == 1
+    after = asyncio.run(everything(store))
+    assert sorted(k for k in before.split(b"\n")) != []
+    assert before.count(b"manifests/") == after.count(b"manifests/")
+    assert asyncio.run(check_ref(store, outcome.ref)).ok
+    book.close()
+
+
+def test_other_media_under_the_same_run_id_is_kept_beside_it(
+    store: MediaStore, tmp_path: Path
+) -> None:
+    """A repeat that gives other bytes gets a run id of its own; the first manifest stays."""
+
+    book = DyingLedger(f"sqlite:///{tmp_path / 'dying.db'}")
+    provider = ScriptedProvider(job=True)
+    with pytest.raises(ProviderTimeoutError):
+        run(store, book, step(provider))
+    book.dying = False
+    provider.outputs = (Output(data=b"other bytes", media_type="image/png"),)
+    outcome = run(store, book, step(provider))
+    parent = outcome.manifest.run.parent_run_id
+    assert parent is not None
+    assert asyncio.run(read_manifest(store, parent)).verify()
+    assert asyncio.run(check_ref(store, outcome.ref)).ok
+    book.close()
