@@ -1,0 +1,194 @@
+"""The body of every generated asset: one Dagster step over all partitions of its run."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+
+from genblaze_dagster import _compat
+from genblaze_dagster._background import Background
+from genblaze_dagster._flows import BatchStep, Flows, Results, Surroundings
+from genblaze_dagster.checks import PROVENANCE, Tally, tally_refs
+from genblaze_dagster.errors import ConfigError, GenblazeError
+from genblaze_dagster.events import (
+    Finished,
+    MaterializationLog,
+    partitions_failure,
+    step_failure,
+)
+from genblaze_dagster.index.segment import SegmentWriter
+from genblaze_dagster.io_manager import StoreIOManager
+from genblaze_dagster.ledger.ledger import Ledger
+from genblaze_dagster.partitions import PromptRows
+from genblaze_dagster.pipeline.outcome import Target
+from genblaze_dagster.pipeline.runner import Runner
+from genblaze_dagster.providers.protocol import Provider
+from genblaze_dagster.resources import LedgerResource
+from genblaze_dagster.storage.refs import list_refs
+from genblaze_dagster.storage.store import MediaStore
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSettings:
+    """What all partitions of a batch share."""
+
+    rows: PromptRows
+    max_concurrency: int
+    reuse: bool
+    media_key: str
+    ledger_key: str
+    provider_keys: frozenset[str]
+    pipeline: str | None = None
+    tenant_id: str | None = None
+    project_id: str | None = None
+
+
+class Batch:
+    """One execution of a Dagster step: generation on a loop of its own, events on this thread."""
+
+    def __init__(
+        self,
+        context: dg.AssetExecutionContext,
+        steps: Sequence[BatchStep],
+        settings: BatchSettings,
+    ) -> None:
+        self._context = context
+        self._settings = settings
+        self._steps = [step for step in steps if step.key in context.selected_asset_keys]
+        self._scope = _compat.intent_scope(context)
+        checks = sorted(context.selected_asset_check_keys, key=str)
+        self._results = Results({k.asset_key: Tally() for k in checks if k.name == PROVENANCE})
+
+    def execute(self) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+        """Run everything and yield what releases downstream steps.
+
+        Raises:
+            Failure: a partition failed, or nothing could be started at all.
+        """
+        log = self._materialization_log()
+        with Background[Finished](self._main) as work:
+            try:
+                work.each(log.write)
+            except GenblazeError as exc:
+                raise step_failure(exc) from exc
+            finally:
+                # Also on interrupt: what is durable is logged, whatever becomes of the run.
+                work.stop()
+                work.rest(log.write)
+        if self._results.failures:
+            self._log_checks()
+            raise partitions_failure(self._results.failures, finished=self._results.finished)
+        yield from self._released()
+
+    def _materialization_log(self) -> MaterializationLog:
+        versions = {step.key: step.code_version for step in self._steps}
+        upstream = {
+            key: {
+                parent: _compat.input_version(self._context, parent)
+                for parent in _compat.parent_keys(self._context, key)
+                if parent not in versions
+            }
+            for key in versions
+        }
+        return MaterializationLog(self._context, code_versions=versions, upstream=upstream)
+
+    def _log_checks(self) -> None:
+        for key, tally in self._results.tallies.items():
+            if tally.checked:
+                _compat.log_check(self._context, tally.evaluation(key))
+
+    def _released(self) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+        for step in self._steps:
+            yield dg.MaterializeResult(
+                asset_key=step.key, metadata=dict(_compat.RELEASED_WITHOUT_EVENT)
+            )
+        for key, tally in self._results.tallies.items():
+            yield tally.result(key)
+
+    async def _main(self, emit: Callable[[Finished], None]) -> None:
+        store, ledger = self._open()
+        async with AsyncExitStack() as opened:
+            # Once, before anything is paid: a store nobody can write to fails the step as a whole.
+            await store.check_access(write=bool(self._steps))
+            segment = SegmentWriter(store)
+            around = Surroundings(
+                store=store,
+                runner=await opened.enter_async_context(Runner(store, ledger)),
+                providers=self._open_providers(opened),
+                rows=self._settings.rows,
+                segment=segment,
+                target=self._target,
+                upstream_partitions=self._upstream_partitions,
+                unexpected=self._report_bug,
+                emit=emit,
+            )
+            limit = self._settings.max_concurrency
+            try:
+                flows = Flows(self._steps, around, self._results, max_concurrency=limit)
+                await flows.run(self._partitions())
+            finally:
+                await segment.flush()
+            await self._audit(store)
+
+    def _open(self) -> tuple[MediaStore, Ledger]:
+        manager = getattr(self._context.resources, self._settings.media_key)
+        if not isinstance(manager, StoreIOManager):
+            raise ConfigError(
+                f"resource {self._settings.media_key!r} is a {type(manager).__name__}; generated "
+                "assets need a media IO manager, such as S3MediaIOManager"
+            )
+        ledger = getattr(self._context.resources, self._settings.ledger_key)
+        if not isinstance(ledger, LedgerResource):
+            raise ConfigError(
+                f"resource {self._settings.ledger_key!r} is a {type(ledger).__name__}; generated "
+                "assets need a LedgerResource"
+            )
+        return manager.store, ledger.get_ledger()
+
+    async def _audit(self, store: MediaStore) -> None:
+        """Check assets whose check is selected without them: all that is stored of each.
+
+        Dagster gives such a run no partitions.
+        """
+        for key in self._results.tallies.keys() - {step.key for step in self._steps}:
+            refs = list_refs(store, key.to_user_string())
+            self._results.tallies[key] = await tally_refs(store, refs)
+
+    def _partitions(self) -> Sequence[str | None]:
+        # An unpartitioned asset may be part of a partitioned run.
+        if self._settings.rows.definition is None or not self._steps:
+            return [None]
+        return self._context.partition_keys
+
+    def _open_providers(self, opened: AsyncExitStack) -> dict[str, Provider]:
+        providers: dict[str, Provider] = {}
+        names = {step.spec.provider_name for step in self._steps} & self._settings.provider_keys
+        for name in sorted(names):
+            provider: Provider = getattr(self._context.resources, name).get_provider()
+            opened.push_async_callback(provider.aclose)
+            providers[name] = provider
+        return providers
+
+    def _target(self, key: dg.AssetKey, partition: str | None) -> Target:
+        return Target(
+            asset_key=key.to_user_string(),
+            partition_key=partition,
+            scope=self._scope,
+            reuse=self._settings.reuse,
+            tenant_id=self._settings.tenant_id,
+            project_id=self._settings.project_id,
+            pipeline=self._settings.pipeline,
+        )
+
+    def _upstream_partitions(
+        self, key: dg.AssetKey, upstream: dg.AssetKey, partition: str | None
+    ) -> list[str] | None:
+        return _compat.upstream_partitions(self._context, key, upstream, partition)
+
+    def _report_bug(self, key: dg.AssetKey, partition: str | None, error: Exception) -> None:
+        where = (
+            key.to_user_string() if partition is None else f"{key.to_user_string()}[{partition}]"
+        )
+        self._context.log.error(f"{where} raised an unexpected error", exc_info=error)
