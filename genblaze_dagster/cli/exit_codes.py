@@ -1,0 +1,78 @@
+"""What the command's exit status means: the one place that maps errors to it."""
+
+from collections.abc import Iterable
+from enum import IntEnum
+from pathlib import Path
+from typing import Final
+
+from genblaze_dagster.errors import (
+    AccessDeniedError,
+    EmbeddingError,
+    GenblazeError,
+    IndexQueryError,
+    ManifestError,
+    NotFoundError,
+    PipelineError,
+    ProviderError,
+    StorageError,
+    UnsupportedSchemaVersionError,
+)
+
+
+class ExitCode(IntEnum):
+    """Exit status of every command; documented in docs/cli.md."""
+
+    OK = 0
+    FAILED = 1
+    """Looked at and found wrong: tampered, bytes differ, unreadable manifest, failed generation."""
+    USAGE = 2
+    UNDECIDED = 3
+    """Neither right nor wrong: no manifest, a pointer, a newer schema, bytes nobody can compare."""
+    ENVIRONMENT = 4
+    """Storage or configuration: unreachable, refused, not found, wrong settings."""
+    SQL = 5
+    INTERNAL = 70
+    """A bug of ours; sysexits.h calls it EX_SOFTWARE."""
+    INTERRUPTED = 130
+    READER_GONE = 141
+    """Whoever read stdout stopped reading; what the shell reports for SIGPIPE."""
+
+
+# The first class that fits decides; everything else on the tree is the surroundings' fault.
+_CODES: Final[tuple[tuple[type[GenblazeError], ExitCode], ...]] = (
+    (UnsupportedSchemaVersionError, ExitCode.UNDECIDED),
+    (EmbeddingError, ExitCode.UNDECIDED),
+    (ManifestError, ExitCode.FAILED),
+    (ProviderError, ExitCode.FAILED),
+    (PipelineError, ExitCode.FAILED),
+    (IndexQueryError, ExitCode.SQL),
+)
+
+_GRAVITY: Final = (
+    ExitCode.FAILED,
+    ExitCode.ENVIRONMENT,
+    ExitCode.SQL,
+    ExitCode.UNDECIDED,
+    ExitCode.OK,
+)
+
+
+def exit_code(error: GenblazeError) -> ExitCode:
+    """Return the exit status of a command that ended with `error`."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), ExitCode.ENVIRONMENT)
+
+
+def gravest(codes: Iterable[ExitCode]) -> ExitCode:
+    """Return the status of several targets: what is wrong outweighs what could not be read."""
+    return min(codes, key=_GRAVITY.index, default=ExitCode.OK)
+
+
+def storage_error(error: OSError, path: Path | None = None) -> StorageError:
+    """Return an error about a local file as one of ours; `path` when the system did not name it."""
+    kind = StorageError
+    if isinstance(error, PermissionError):
+        kind = AccessDeniedError
+    elif isinstance(error, FileNotFoundError):
+        kind = NotFoundError
+    name = path or error.filename
+    return kind(f"{name}: {error.strerror}" if name is not None else str(error))
