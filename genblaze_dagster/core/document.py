@@ -11,9 +11,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from genblaze_dagster.core.canonical import text, utf8
+from genblaze_dagster.core.enums import PromptVisibility
 from genblaze_dagster.core.form import HASHED, NOTHING, REPRODUCIBLE, LeftOut
 from genblaze_dagster.core.models import Asset, Run, Step, is_valid_sha256
-from genblaze_dagster.core.plain import NotPlainError, dumps, run_tree
+from genblaze_dagster.core.plain import NotPlainError, hashed, stored
 from genblaze_dagster.core.urls import strip_credentials
 from genblaze_dagster.errors import ManifestError
 
@@ -31,10 +32,10 @@ def hashed_bytes(run: Run, schema_version: str) -> bytes:
     marks = schema_version == _MARKS_UNVERIFIED
     if not marks:
         try:
-            return dumps({"run": run_tree(run, left_out), "schema_version": schema_version})
+            return hashed(run, schema_version, left_out)
         except NotPlainError:
             pass
-    tree = _exact_tree(run, left_out, marks_unverified=marks)
+    tree = _run_tree(run, left_out, marks_unverified=marks)
     return utf8(text({"run": tree, "schema_version": schema_version}, 0))
 
 
@@ -42,12 +43,25 @@ def stored_bytes(manifest: Mapping[str, Any]) -> bytes:
     """Return a manifest, given as its fields, as it is stored: all of them, in canonical form.
 
     Raises:
-        ManifestError: the content cannot be written; see `canonical_hash`.
+        ManifestError: the content cannot be written; see `canonical_hash`. Or a prompt is
+            encrypted and the manifest has no `encryption_scheme`.
     """
     try:
-        return dumps({**manifest, "run": run_tree(manifest["run"], NOTHING)})
+        return stored(manifest)
     except NotPlainError:
-        return utf8(text({**manifest, "run": _exact_tree(manifest["run"], NOTHING)}, 0))
+        pass
+    run: Run = manifest["run"]
+    if has_encrypted_prompt(run) and not manifest["encryption_scheme"]:
+        raise ManifestError(
+            "a step has an encrypted prompt and the manifest no encryption_scheme, so no reader "
+            "would accept it; set encryption_scheme"
+        )
+    return utf8(text({**manifest, "run": _run_tree(run, NOTHING)}, 0))
+
+
+def has_encrypted_prompt(run: Run) -> bool:
+    """Whether any step says that its prompt is encrypted."""
+    return any(step.prompt_visibility == PromptVisibility.ENCRYPTED for step in run.steps)
 
 
 def hashed_asset_text(asset: Asset) -> str:
@@ -59,7 +73,7 @@ def hashed_asset_text(asset: Asset) -> str:
     return text(_fields(asset, Asset, REPRODUCIBLE.asset), 0)
 
 
-def _exact_tree(run: Run, left_out: LeftOut, *, marks_unverified: bool = False) -> dict[str, Any]:
+def _run_tree(run: Run, left_out: LeftOut, *, marks_unverified: bool = False) -> dict[str, Any]:
     def asset_tree(asset: Asset) -> dict[str, Any]:
         fields = _fields(asset, Asset, left_out.asset)
         if marks_unverified and not is_valid_sha256(asset.sha256):

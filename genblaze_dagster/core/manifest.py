@@ -4,14 +4,12 @@ import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any, Final, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from genblaze_dagster.core.canonical import MAX_DEPTH, canonical_json, text, utf8
 from genblaze_dagster.core.document import hashed_bytes, stored_bytes
-from genblaze_dagster.core.enums import PromptVisibility
 from genblaze_dagster.core.models import Asset, Run, is_valid_media, is_valid_sha256
 from genblaze_dagster.core.policy import EmbedMode, EmbedPolicy
 from genblaze_dagster.errors import ManifestError
@@ -22,9 +20,6 @@ READ_ONLY_VERSION: Final = "1.6"
 
 _STEP_VALUE_LEVEL: Final = 4
 """Where a step's `params` and `metadata` stand below the root of a manifest."""
-
-
-_visibility = attrgetter("prompt_visibility")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +86,8 @@ class Manifest(BaseModel):
             ManifestError: schema 1.6, an encrypted prompt without a scheme, or content that
                 cannot be written; see `canonical_hash`.
         """
-        self._refuse_unreadable()
+        if self.schema_version == READ_ONLY_VERSION:
+            raise _read_only()
         if not self.canonical_hash:
             self.compute_hash()
         fields = self.__dict__
@@ -116,7 +112,8 @@ class Manifest(BaseModel):
                     "hash would not verify; embed a pointer instead"
                 )
             return self.to_canonical_json()
-        self._refuse_unreadable()
+        if self.schema_version == READ_ONLY_VERSION:
+            raise _read_only()
         if self.manifest_uri is None:
             raise ManifestError("a pointer needs manifest_uri; store the manifest first")
         return canonical_json(
@@ -163,25 +160,15 @@ class Manifest(BaseModel):
         """Return the ids of outputs with media facts that construction would refuse."""
         return tuple(a.asset_id for a in self._outputs() if not is_valid_media(a))
 
-    def has_encrypted_prompt_without_scheme(self) -> bool:
-        """Whether no reader would accept this manifest for lack of `encryption_scheme`."""
-        visibilities = map(_visibility, self.run.steps)
-        return not self.encryption_scheme and PromptVisibility.ENCRYPTED in visibilities
-
     def _outputs(self) -> Iterator[Asset]:
         return (asset for step in self.run.steps for asset in step.assets)
 
-    def _refuse_unreadable(self) -> None:
-        if self.schema_version == READ_ONLY_VERSION:
-            raise ManifestError(
-                "manifests of schema 1.6 can be read, not written; set schema_version to 1.5 "
-                "and compute the hash again"
-            )
-        if self.has_encrypted_prompt_without_scheme():
-            raise ManifestError(
-                "a step has an encrypted prompt and the manifest no encryption_scheme, so no "
-                "reader would accept it; set encryption_scheme"
-            )
+
+def _read_only() -> ManifestError:
+    return ManifestError(
+        "manifests of schema 1.6 can be read, not written; set schema_version to 1.5 and compute "
+        "the hash again"
+    )
 
 
 def _hash(run: Run, schema_version: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Final, cast, get_args
 
 from pydantic import ValidationError
 
+from genblaze_dagster.core.document import has_encrypted_prompt
 from genblaze_dagster.core.manifest import Manifest, SchemaVersion
 from genblaze_dagster.core.models import TOLERANT
 from genblaze_dagster.errors import ManifestError, SchemaError, UnsupportedSchemaVersionError
@@ -41,7 +42,7 @@ def parse_manifest(data: Mapping[str, Any] | bytes | bytearray | str) -> Manifes
         manifest = Manifest.model_validate(fields, context=TOLERANT)
     except ValidationError as exc:
         raise SchemaError(_explanation(exc)) from None
-    if manifest.has_encrypted_prompt_without_scheme():
+    if has_encrypted_prompt(manifest.run) and not manifest.encryption_scheme:
         raise ManifestError(
             "manifest has an encrypted prompt but names no encryption_scheme; "
             "ask its writer for a complete one"

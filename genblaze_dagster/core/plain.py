@@ -1,14 +1,15 @@
 """What orjson writes in canonical form, and what it does not.
 
 orjson knows nothing of rounding, of Python's way to print tiny floats, of the depth limit or of
-NFC. Here a run becomes dicts of values that need none of it. Whatever else turns up is
+NFC. Here models become dicts of values that need none of it. Whatever else turns up is
 `NotPlainError`: only `canonical.text` can tell.
 
-Fields declared as text, integer, boolean or enum are taken at their word. This is the hot path of
-every manifest, so it is written out field by field.
+Fields declared as text, integer, boolean or enum are taken at their word. Instances of subclasses
+are not plain, because no reader knows the fields they add. This is the hot path of every manifest,
+so it is written out, with as few calls as possible.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 from unicodedata import is_normalized
@@ -63,12 +64,54 @@ class NotPlainError(Exception):
     """Only `canonical.text` knows how to write this, or why to refuse it."""
 
 
-def dumps(document: dict[str, Any]) -> bytes:
-    """Write a document whose run is a `run_tree`.
+def hashed(run: Run, schema_version: str, left_out: LeftOut) -> bytes:
+    """Write what is hashed of a run.
 
     Raises:
         NotPlainError: what orjson would write may not be canonical.
     """
+    try:
+        if type(run) is not Run:
+            raise NotPlainError
+        fields = run.__dict__.copy()
+        run_names, step_names, asset_names = left_out
+        for name in run_names:
+            del fields[name]
+        if metadata := fields["metadata"]:
+            fields["metadata"] = _plain_dict(metadata, _RUN_LEVEL)
+        fields["steps"] = [_hashed_step(s, step_names, asset_names) for s in fields["steps"]]
+    except _MISTYPED:
+        raise NotPlainError from None
+    return _dumps({"run": fields, "schema_version": schema_version})
+
+
+def stored(manifest: Mapping[str, Any]) -> bytes:
+    """Write a manifest, given as its fields, as it is stored.
+
+    Raises:
+        NotPlainError: what orjson would write may not be canonical, or a prompt is encrypted.
+    """
+    try:
+        run = manifest["run"]
+        if type(run) is not Run:
+            raise NotPlainError
+        fields = run.__dict__.copy()
+        for name in ("completed_at", "created_at", "started_at"):
+            if (time := fields[name]) is not None:
+                fields[name] = _time(time)
+        if metadata := fields["metadata"]:
+            fields["metadata"] = _plain_dict(metadata, _RUN_LEVEL)
+        fields["steps"] = [_stored_step(step) for step in fields["steps"]]
+    except _MISTYPED:
+        raise NotPlainError from None
+    return _dumps({**manifest, "run": fields})
+
+
+_MISTYPED: Final = (AttributeError, TypeError)
+"""What is raised when a field was assigned a value of another type than it is declared with."""
+
+
+def _dumps(document: dict[str, Any]) -> bytes:
     try:
         written = orjson.dumps(document, None, _OPTIONS)
     except orjson.JSONEncodeError:
@@ -79,86 +122,67 @@ def dumps(document: dict[str, Any]) -> bytes:
     raise NotPlainError
 
 
-def run_tree(run: Run, left_out: LeftOut) -> dict[str, Any]:
-    """Return the fields of a run, less those left out, in a form for `dumps`.
-
-    Raises:
-        NotPlainError: there may be no such form.
-    """
-    run_left_out, step_left_out, asset_left_out = left_out
-    try:
-        fields = _run_fields(run, run_left_out)
-        fields["steps"] = [
-            _step_fields(step, step_left_out, asset_left_out) for step in fields["steps"]
-        ]
-    except (AttributeError, TypeError):
-        # A field was assigned a value of another type than it is declared with.
-        raise NotPlainError from None
-    return fields
-
-
-def _run_fields(run: Any, left_out: tuple[str, ...]) -> dict[str, Any]:
-    if type(run) is not Run:
-        raise NotPlainError
-    fields: dict[str, Any] = run.__dict__.copy()
-    if left_out:
-        for name in left_out:
-            del fields[name]
-    else:
-        for name in ("completed_at", "created_at", "started_at"):
-            if (time := fields[name]) is not None:
-                fields[name] = _time(time)
-    if metadata := fields["metadata"]:
-        fields["metadata"] = _plain_dict(metadata, _RUN_LEVEL)
-    return fields
-
-
-def _step_fields(
-    step: Any, left_out: tuple[str, ...], asset_left_out: tuple[str, ...]
+def _hashed_step(
+    step: Step, left_out: tuple[str, ...], left_out_of_assets: tuple[str, ...]
 ) -> dict[str, Any]:
+    fields = step.__dict__.copy()
     if type(step) is not Step:
         raise NotPlainError
-    fields: dict[str, Any] = step.__dict__.copy()
-    if left_out:
-        for name in left_out:
-            del fields[name]
-    else:
-        _prepare_operation(fields)
+    for name in left_out:
+        del fields[name]
     if params := fields["params"]:
         fields["params"] = _plain_dict(params, _STEP_LEVEL)
     if metadata := fields["metadata"]:
         fields["metadata"] = _plain_dict(metadata, _STEP_LEVEL)
     if assets := fields["assets"]:
-        fields["assets"] = _assets(assets, asset_left_out)
+        fields["assets"] = _assets(assets, left_out_of_assets)
     if inputs := fields["inputs"]:
-        fields["inputs"] = _assets(inputs, asset_left_out)
+        fields["inputs"] = _assets(inputs, left_out_of_assets)
     return fields
 
 
-def _prepare_operation(fields: dict[str, Any]) -> None:
+def _stored_step(step: Step) -> dict[str, Any]:
+    fields = step.__dict__.copy()
+    if type(step) is not Step or fields["prompt_visibility"] == PromptVisibility.ENCRYPTED:
+        raise NotPlainError
     if cost := fields["cost_usd"]:
         fields["cost_usd"] = _plain_float(cost)
     if payload := fields["provider_payload"]:
         fields["provider_payload"] = _plain_dict(payload, _STEP_LEVEL)
+    if params := fields["params"]:
+        fields["params"] = _plain_dict(params, _STEP_LEVEL)
+    if metadata := fields["metadata"]:
+        fields["metadata"] = _plain_dict(metadata, _STEP_LEVEL)
     if (started := fields["started_at"]) is not None:
         fields["started_at"] = _time(started)
     if (completed := fields["completed_at"]) is not None:
         fields["completed_at"] = _time(completed)
+    if assets := fields["assets"]:
+        fields["assets"] = _assets(assets, ())
+    if inputs := fields["inputs"]:
+        fields["inputs"] = _assets(inputs, ())
+    return fields
 
 
-def _assets(assets: Iterable[Any], left_out: tuple[str, ...]) -> list[dict[str, Any]]:
+def _assets(assets: Iterable[Asset], left_out: tuple[str, ...]) -> list[dict[str, Any]]:
     trees: list[dict[str, Any]] = []
     for asset in assets:
+        fields = asset.__dict__.copy()
         if type(asset) is not Asset:
             raise NotPlainError
-        fields: dict[str, Any] = asset.__dict__.copy()
         for name in left_out:
             del fields[name]
         if metadata := fields["metadata"]:
             fields["metadata"] = _plain_dict(metadata, _ASSET_LEVEL)
-        for name in ("audio", "duration", "tracks", "video"):
-            if (value := fields[name]) is not None:
-                fields[name] = _plain(value, _ASSET_LEVEL)
+        if (duration := fields["duration"]) is not None:
+            fields["duration"] = _plain_float(duration)
+        if (
+            fields["audio"] is not None
+            or fields["tracks"] is not None
+            or fields["video"] is not None
+        ):
+            for name in ("audio", "tracks", "video"):
+                fields[name] = _plain(fields[name], _ASSET_LEVEL)
         trees.append(fields)
     return trees
 
@@ -169,10 +193,10 @@ def _plain(value: object, level: int) -> object:
     `level` is where the content of `value` stands, here and below.
     """
     kind = type(value)
-    if kind is dict:
-        return _plain_dict(value, level)
     if kind is list or kind is tuple:
         return _plain_list(value, level)
+    if kind is dict:
+        return _plain_dict(value, level)
     if kind in _PARTS:
         return _plain_dict(value.__dict__, level)
     if kind is float:
@@ -185,9 +209,6 @@ def _plain(value: object, level: int) -> object:
 
 
 def _plain_float(value: Any) -> float:
-    # Multiples of 1/1024 have at most 10 decimals: the common case, without rounding.
-    if (value * 1024.0).is_integer() and -1e15 < value < 1e15:
-        return value
     rounded = round(value, FLOAT_DECIMALS)
     # In this range orjson and Python print alike; elsewhere exponents differ.
     if 1e-4 <= rounded < 1e16 or -1e16 < rounded <= -1e-4 or rounded == 0:
@@ -199,20 +220,24 @@ def _plain_dict(value: Any, level: int) -> dict[str, object]:
     if level > MAX_DEPTH:
         raise NotPlainError
     result: dict[str, object] = value
-    items: Iterable[tuple[str, object]] = value.items()
+    items: Iterable[tuple[str, Any]] = value.items()
     for name, item in items:
-        kind = type(item)
-        if kind not in _AS_IT_IS:
-            if kind is float:
-                prepared = _plain_float(item)
-            elif kind is list:
-                prepared = _plain_list(item, level + 1)
-            else:
-                prepared = _plain(item, level + 1)
-            if prepared is not item:
-                if result is value:
-                    result = value.copy()
-                result[name] = prepared
+        kind: type[Any] = type(item)
+        if kind in _AS_IT_IS:
+            continue
+        if kind is float:
+            # A multiple of 1/1024 has at most 10 decimals: the common case needs no rounding.
+            if (item * 1024.0).is_integer() and -1e15 < item < 1e15:
+                continue
+            prepared = _plain_float(item)
+        elif kind is list and level < MAX_DEPTH and _AS_IT_IS.issuperset(map(type, item)):
+            continue
+        else:
+            prepared = _plain(item, level + 1)
+        if prepared is not item:
+            if result is value:
+                result = value.copy()
+            result[name] = prepared
     return result
 
 

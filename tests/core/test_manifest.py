@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from genblaze_dagster.core.document import hashed_bytes
 from genblaze_dagster.core.enums import Modality, PromptVisibility, RunStatus
-from genblaze_dagster.core.form import NOTHING, REPRODUCIBLE
+from genblaze_dagster.core.form import HASHED
 from genblaze_dagster.core.manifest import Manifest, ManifestVerification, check_json
 from genblaze_dagster.core.models import Asset, Run, Step
 from genblaze_dagster.core.parse import parse_manifest
-from genblaze_dagster.core.plain import NotPlainError, dumps, run_tree
+from genblaze_dagster.core.plain import NotPlainError, hashed, stored
 from genblaze_dagster.core.policy import EmbedMode, EmbedPolicy
 from genblaze_dagster.errors import ManifestError
 
@@ -68,11 +69,10 @@ def test_ordinary_manifests_take_the_quick_way() -> None:
     manifest = Manifest.from_run(run)
     read_again = parse_manifest(manifest.to_canonical_json())
     for each in (manifest, read_again):
-        assert dumps(run_tree(each.run, REPRODUCIBLE))
-        stored = dumps({**each.__dict__, "run": run_tree(each.run, NOTHING)})
-        assert stored.decode() == each.to_canonical_json()
+        assert hashed(each.run, "1.5", HASHED["1.5"]) == hashed_bytes(run, "1.5")
+        assert stored(each.__dict__).decode() == each.to_canonical_json()
     with pytest.raises(NotPlainError):
-        run_tree(make_run(params={"a": 1e-7}), REPRODUCIBLE)
+        hashed(make_run(params={"a": 1e-7}), "1.5", HASHED["1.5"])
 
 
 def test_writing_computes_a_missing_hash_and_keeps_a_stale_one() -> None:
