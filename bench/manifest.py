@@ -73,13 +73,16 @@ def build(library: Library, steps: int, sha256: list[str]) -> Any:
 
 
 def phases(library: Library, steps: int, sha256: list[str]) -> dict[str, Callable[[], Any]]:
-    """Return what is timed; each phase starts from what the one before made."""
+    """Return what is timed: each phase from what the one before made, and all in a row."""
     run = build(library, steps, sha256)
     manifest = library.manifest.from_run(run)
     return {
         "build": lambda: build(library, steps, sha256),
         "hash": lambda: library.manifest.from_run(run),
         "serialise": manifest.to_canonical_json,
+        "all three": lambda: library.manifest.from_run(
+            build(library, steps, sha256)
+        ).to_canonical_json(),
     }
 
 
@@ -118,10 +121,8 @@ def main() -> int:
         ours, theirs = measure(steps, rounds, sha256)
         for name in ours:
             print(row(steps, name, ours[name], theirs[name]))
-        total, their_total = sum(ours.values()), sum(theirs.values())
-        print(row(steps, "all", total, their_total))
-        missed = missed or their_total / total < GOAL
-    print(f"goal: all at least {GOAL:g}x: {'missed' if missed else 'met'}")
+        missed = missed or theirs["all three"] / ours["all three"] < GOAL
+    print(f"goal: all three at least {GOAL:g}x: {'missed' if missed else 'met'}")
     return int(missed)
 
 

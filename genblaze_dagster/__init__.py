@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from genblaze_dagster.assets import GenblazeTranslator as GenblazeTranslator
     from genblaze_dagster.assets import generation_asset as generation_asset
     from genblaze_dagster.assets import pipeline_assets as pipeline_assets
     from genblaze_dagster.checks import provenance_check as provenance_check
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from genblaze_dagster.index.catalog import IndexCatalog as IndexCatalog
     from genblaze_dagster.index.segment import SegmentWriter as SegmentWriter
     from genblaze_dagster.io_manager import LocalMediaIOManager as LocalMediaIOManager
+    from genblaze_dagster.io_manager import MediaIOManager as MediaIOManager
     from genblaze_dagster.io_manager import S3MediaIOManager as S3MediaIOManager
     from genblaze_dagster.ledger.ledger import Ledger as Ledger
     from genblaze_dagster.partitions import PromptTable as PromptTable
@@ -55,15 +55,18 @@ if TYPE_CHECKING:
     from genblaze_dagster.resources import LedgerResource as LedgerResource
     from genblaze_dagster.resources import LocalResource as LocalResource
     from genblaze_dagster.resources import OpenAIResource as OpenAIResource
+    from genblaze_dagster.resources import ProviderResource as ProviderResource
     from genblaze_dagster.resources import genblaze_resources as genblaze_resources
     from genblaze_dagster.storage.backend import S3StorageBackend as S3StorageBackend
     from genblaze_dagster.storage.keys import KeyStrategy as KeyStrategy
     from genblaze_dagster.storage.media import Media as Media
     from genblaze_dagster.storage.sink import ObjectStorageSink as ObjectStorageSink
     from genblaze_dagster.storage.store import MediaStore as MediaStore
+    from genblaze_dagster.translator import AssetStep as AssetStep
+    from genblaze_dagster.translator import GenblazeTranslator as GenblazeTranslator
 
 _EXPORTS = {
-    "assets": ("GenblazeTranslator", "generation_asset", "pipeline_assets"),
+    "assets": ("generation_asset", "pipeline_assets"),
     "checks": ("provenance_check",),
     "core.canonical": ("canonical_hash", "canonical_json"),
     "core.enums": (
@@ -97,19 +100,26 @@ _EXPORTS = {
     ),
     "index.catalog": ("IndexCatalog",),
     "index.segment": ("SegmentWriter",),
-    "io_manager": ("LocalMediaIOManager", "S3MediaIOManager"),
+    "io_manager": ("LocalMediaIOManager", "MediaIOManager", "S3MediaIOManager"),
     "ledger.ledger": ("Ledger",),
     "partitions": ("PromptTable",),
     "pipeline.declaration": ("Pipeline", "StepSpec"),
     "pipeline.result": ("PipelineResult",),
     "pipeline.retry": ("RetryPolicy",),
     "pipeline.template": ("Column", "PromptTemplate"),
-    "resources": ("LedgerResource", "LocalResource", "OpenAIResource", "genblaze_resources"),
+    "resources": (
+        "LedgerResource",
+        "LocalResource",
+        "OpenAIResource",
+        "ProviderResource",
+        "genblaze_resources",
+    ),
     "storage.backend": ("S3StorageBackend",),
     "storage.keys": ("KeyStrategy",),
     "storage.media": ("Media",),
     "storage.sink": ("ObjectStorageSink",),
     "storage.store": ("MediaStore",),
+    "translator": ("AssetStep", "GenblazeTranslator"),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}
 

@@ -5,13 +5,11 @@ from pathlib import Path
 
 import dagster as dg
 
+from genblaze_dagster._compat import partition_range_tags
 from genblaze_dagster.demo import demo_assets, demo_rows
 from genblaze_dagster.errors import PipelineError
 from genblaze_dagster.pipeline.environment import default_ledger_url, default_store_url
 from genblaze_dagster.resources import genblaze_resources
-
-_RANGE_START = "dagster/asset_partition_range_start"
-_RANGE_END = "dagster/asset_partition_range_end"
 
 
 def materialize_demo(dagster_home: Path) -> str:
@@ -27,7 +25,7 @@ def materialize_demo(dagster_home: Path) -> str:
             demo_assets(reuse=True),
             instance=instance,
             resources=genblaze_resources(store=default_store_url(), ledger=default_ledger_url()),
-            tags={_RANGE_START: keys[0], _RANGE_END: keys[-1]},
+            tags=partition_range_tags(keys[0], keys[-1]),
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             raise_on_error=False,
         )

@@ -51,12 +51,13 @@ def stored_bytes(manifest: Mapping[str, Any]) -> bytes:
     except NotPlainError:
         pass
     run: Run = manifest["run"]
+    tree = _run_tree(run, NOTHING)
     if has_encrypted_prompt(run) and not manifest["encryption_scheme"]:
         raise ManifestError(
             "a step has an encrypted prompt and the manifest no encryption_scheme, so no reader "
             "would accept it; set encryption_scheme"
         )
-    return utf8(text({**manifest, "run": _run_tree(run, NOTHING)}, 0))
+    return utf8(text({**manifest, "run": tree}, 0))
 
 
 def has_encrypted_prompt(run: Run) -> bool:

@@ -58,7 +58,7 @@ class Manifest(BaseModel):
     run: Run = Field(repr=False)
     schema_version: SchemaVersion = CURRENT_VERSION
     signature: str | None = None
-    transfer_failures: list[str] = Field(default_factory=_no_failures)
+    transfer_failures: list[str] = Field(default_factory=_no_failures, fail_fast=True)
 
     @classmethod
     def from_run(cls, run: Run) -> Self:

@@ -5,6 +5,7 @@ or careless writer got wrong are kept and reported by `Manifest.verification_rep
 hash must be computed over what the file says. `TOLERANT` is the validation context of a load.
 
 Fields stand in alphabetical order, as in the canonical text, which makes writing it cheaper.
+Lists stop at their first wrong item: millions of them would need gigabytes to be explained.
 """
 
 import re
@@ -166,7 +167,7 @@ class AudioMetadata(_Metadata):
     channels: _Count | None = None
     codec: str | None = None
     sample_rate: _Count | None = None
-    word_timings: list[WordTiming] | None = None
+    word_timings: list[WordTiming] | None = Field(default=None, fail_fast=True)
 
 
 class Track(_Model):
@@ -192,7 +193,7 @@ class Asset(_Model):
     metadata: dict[str, Any] = Field(default_factory=dict, repr=False)
     sha256: str | None = None
     size_bytes: int | None = Field(default=None, ge=0)
-    tracks: list[Track] | None = None
+    tracks: list[Track] | None = Field(default=None, fail_fast=True)
     url: str = Field(repr=False)
     video: VideoMetadata | None = None
     width: _Count | None = None
@@ -220,12 +221,12 @@ class Step(_Model):
 
     model_config = ConfigDict(extra="forbid")
 
-    assets: list[Asset] = Field(default_factory=_no_assets)
+    assets: list[Asset] = Field(default_factory=_no_assets, fail_fast=True)
     completed_at: datetime | None = None
     cost_usd: float | None = None
     error: str | None = None
     error_code: ProviderErrorCode | None = None
-    inputs: list[Asset] = Field(default_factory=_no_assets)
+    inputs: list[Asset] = Field(default_factory=_no_assets, fail_fast=True)
     metadata: dict[str, Any] = Field(default_factory=dict, repr=False)
     modality: Modality = Modality.IMAGE
     model: str
@@ -265,5 +266,5 @@ class Run(_Model):
     run_id: str = Field(default_factory=_new_id)
     started_at: datetime | None = None
     status: RunStatus = RunStatus.PENDING
-    steps: list[Step] = Field(default_factory=_no_steps)
+    steps: list[Step] = Field(default_factory=_no_steps, fail_fast=True)
     tenant_id: str | None = None

@@ -51,7 +51,7 @@ def parse_manifest(data: Mapping[str, Any] | bytes | bytearray | str) -> Manifes
 
 
 def _loads(data: str | bytes | bytearray) -> object:
-    if len(data) > MAX_MANIFEST_BYTES:
+    if _is_too_long(data):
         raise SchemaError(f"manifest is longer than the limit of {MAX_MANIFEST_BYTES} bytes")
     try:
         document = data if isinstance(data, str) else data.decode("utf-8-sig")
@@ -67,6 +67,12 @@ def _loads(data: str | bytes | bytearray) -> object:
         raise SchemaError("manifest is nested too deep to be read") from None
     except ValueError:
         raise SchemaError("manifest holds an integer with too many digits to be read") from None
+
+
+def _is_too_long(data: str | bytes | bytearray) -> bool:
+    if len(data) > MAX_MANIFEST_BYTES or not isinstance(data, str) or data.isascii():
+        return len(data) > MAX_MANIFEST_BYTES
+    return len(data.encode(errors="surrogatepass")) > MAX_MANIFEST_BYTES
 
 
 def _version(value: object) -> str:

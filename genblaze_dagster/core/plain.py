@@ -222,7 +222,7 @@ def _plain_dict(value: Any, level: int) -> dict[str, object]:
     result: dict[str, object] = value
     items: Iterable[tuple[str, Any]] = value.items()
     for name, item in items:
-        kind: type[Any] = type(item)
+        kind = type(item)  # pyright: ignore[reportUnknownVariableType]
         if kind in _AS_IT_IS:
             continue
         if kind is float:

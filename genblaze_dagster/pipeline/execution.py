@@ -156,7 +156,9 @@ class _Graph:
                 self._tasks[spec.name] = group.create_task(self._step(spec))
 
     async def _step(self, spec: StepSpec) -> None:
-        await asyncio.gather(*(self._tasks[name] for name in spec.inputs))
+        if spec.inputs:
+            # Waiting must not own the inputs' tasks: a cancellation would reach them twice.
+            await asyncio.wait([self._tasks[name] for name in spec.inputs])
         missing = [name for name in spec.inputs if name not in self._outcomes]
         if missing:
             self._errors[spec.name] = InvalidRequestError(

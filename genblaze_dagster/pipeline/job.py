@@ -112,7 +112,7 @@ class Job:
             self.attempts += 1
             self.on_the_wire = True
             try:
-                submission = await self._answer(provider.submit(request))
+                submission = await self._answer(self._guarded(provider.submit(request)))
                 break
             except GenblazeError as exc:
                 # One lost answer stays lost, whatever later attempts are told.
@@ -130,6 +130,19 @@ class Job:
             if self.interrupted:
                 raise asyncio.CancelledError
         return submission
+
+    async def _guarded(self, call: Awaitable[T]) -> T:
+        """Turn what an adapter should not raise into a typed error that keeps the ledger right."""
+        try:
+            return await call
+        except GenblazeError:
+            raise
+        except Exception as exc:
+            raise ProviderError(
+                f"provider {self.generation.provider.name} raised an unexpected "
+                f"{type(exc).__name__}; this is a bug in the adapter",
+                sent=None,
+            ) from exc
 
     async def _answer(self, call: Awaitable[Submission]) -> Submission:
         # A submit on the wire is never dropped half-way: its answer is what we paid for.
@@ -173,7 +186,7 @@ class Job:
         while True:
             attempt += 1
             try:
-                return await call()
+                return await self._guarded(call())
             except ProviderError as exc:
                 if not exc.transient or attempt >= self.policy.max_attempts:
                     raise

@@ -173,6 +173,10 @@ class Work:
             except GenblazeError as exc:
                 await self._settle(exc, job, lease)
                 raise
+            except Exception:
+                # A bug of ours: nobody may have to wait for the lease of a step that is not running.
+                await lease.apply(self._ledger.release)
+                raise
         self._tools.upstream.remember(ref, manifest)
         if job.interrupted:
             raise asyncio.CancelledError

@@ -93,8 +93,9 @@ def parse_location(url: str) -> Location:
     Raises:
         ConfigError: unknown scheme, no bucket or directory, or credentials in the URL.
     """
-    parts = urlsplit(url)
     try:
+        # Brackets that hold no IP address make urlsplit itself fail.
+        parts = urlsplit(url)
         scheme = Scheme(parts.scheme)
     except ValueError:
         raise ConfigError(

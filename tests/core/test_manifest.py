@@ -154,6 +154,7 @@ def test_a_pointer_holds_hash_and_address_only() -> None:
     with pytest.raises(ManifestError, match="manifest_uri"):
         manifest.to_embed_json(policy)
     manifest.manifest_uri = "https://a.test/m.json"
+    policy.embed_mode = "pointer"  # type: ignore[assignment]
     assert manifest.to_embed_json(policy) == (
         f'{{"canonical_hash":"{manifest.canonical_hash}",'
         '"manifest_uri":"https://a.test/m.json","schema_version":"1.5"}'

@@ -209,7 +209,9 @@ def test_a_key_that_breaks_the_header_is_not_repeated() -> None:
         assert "äöü" not in shown
 
 
-@pytest.mark.parametrize("body", [float("nan"), object(), "\ud800"], ids=["nan", "object", "surrogate"])
+@pytest.mark.parametrize(
+    "body", [float("nan"), object(), "\ud800"], ids=["nan", "object", "surrogate"]
+)
 def test_a_body_that_cannot_be_encoded_is_refused(body: object) -> None:
     """What JSON cannot carry is a permanent error, and nothing was sent."""
 

@@ -14,6 +14,7 @@ from genblaze_dagster.errors import (
     ModelError,
     OutputError,
     PromptTemplateError,
+    ProviderError,
     ProviderTimeoutError,
     ProviderUnavailableError,
     RateLimitError,
@@ -357,6 +358,21 @@ def test_content_policy_is_permanent_and_its_message_is_redacted(
     assert (row.state, row.error_code) == (SubmissionState.FAILED, "content_policy")
     assert key not in repr(row)
     assert key not in repr(events)
+
+
+def test_a_bug_in_an_adapter_is_typed_and_holds_what_may_be_paid(
+    store: MediaStore, ledger: Ledger
+) -> None:
+    """An exception no adapter should raise becomes a held submit, not a stuck lease."""
+    provider = ScriptedProvider(submit_errors=[KeyError("data")])
+    with pytest.raises(HeldError) as caught:
+        run(store, ledger, step(provider))
+    assert "bug in the adapter" in str(caught.value.__cause__)
+    polling = ScriptedProvider(job=True, poll_errors=[KeyError("state")])
+    spec = step(polling, model="other")
+    with pytest.raises(ProviderError, match="unexpected KeyError"):
+        run(store, ledger, spec)
+    assert run(store, ledger, spec).origin is Origin.RESUMED
 
 
 @pytest.mark.parametrize("job", [False, True])

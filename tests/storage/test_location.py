@@ -40,6 +40,7 @@ def _resource(**settings: Any) -> Any:
         ("", "must start with"),
         ("/data/store", "file:///absolute/path"),
         ("gs://bucket", "must start with"),
+        ("memory://a[b]", "must start with"),
         ("s3://", "no bucket"),
         ("memory://", "no bucket"),
         ("s3://bucket/p?x=1", "query"),
