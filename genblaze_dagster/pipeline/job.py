@@ -15,6 +15,7 @@ from genblaze_dagster.errors import (
     ProviderError,
     ProviderTimeoutError,
 )
+from genblaze_dagster.net.redact import redact
 from genblaze_dagster.pipeline.events import StepEventType
 from genblaze_dagster.pipeline.generation import Generation
 from genblaze_dagster.pipeline.retry import RetryPolicy, is_ambiguous, may_resubmit
@@ -27,6 +28,7 @@ _LONGEST_POLL_SECONDS = 30.0
 _POLL_DOUBLES_EVERY_SECONDS = 30.0
 _CANCEL_GRACE_SECONDS = 10.0
 _CANCEL_DEADLINE_SECONDS = 5.0
+_QUOTED_CHARS = 200
 
 
 class JobRecord(Protocol):
@@ -140,9 +142,16 @@ class Job:
         except Exception as exc:
             raise ProviderError(
                 f"provider {self.generation.provider.name} raised an unexpected "
-                f"{type(exc).__name__}; this is a bug in the adapter",
+                f"{type(exc).__name__} ({self._said(exc)}); this is a bug in the adapter",
                 sent=None,
             ) from exc
+
+    def _said(self, error: Exception) -> str:
+        text = redact(str(error))
+        for prompt in (self.generation.request.prompt, self.generation.request.negative_prompt):
+            if prompt:
+                text = text.replace(prompt, "[prompt]")
+        return text[:_QUOTED_CHARS]
 
     async def _answer(self, call: Awaitable[Submission]) -> Submission:
         # A submit on the wire is never dropped half-way: its answer is what we paid for.

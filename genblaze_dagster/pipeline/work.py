@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 _STORE_ATTEMPTS = 5
 _FINISH_GRACE_SECONDS = 30.0
+_CAUSE_CHARS = 120
 _NOTHING_TO_DO = (ClaimKind.FINISHED, ClaimKind.REUSED)
 
 
@@ -294,11 +295,11 @@ class Work:
         sent = None if answer_lost else bool(error.sent)
         await lease.apply(self._ledger.failed, code=code, message=message, sent=sent)
         if lost:
+            partition = self._target.partition_key or "unpartitioned"
             raise HeldError(
-                f"the answer to a submit of {self._target.asset_key} "
-                f"[{self._target.partition_key or 'unpartitioned'}] to {lease.row.provider} was "
-                f"lost; it may be paid, so it is held as {lease.row.id} and not sent again. "
-                "Look it up at the vendor and resolve it in the ledger",
+                f"{self._target.asset_key} [{partition}]: the answer of {lease.row.provider} was "
+                f"lost ({message[:_CAUSE_CHARS]}); it may be paid, so submission {lease.row.id} is "
+                "held and not sent again. Look it up at the vendor and resolve it in the ledger",
                 submission_id=lease.row.id,
             ) from error
 
