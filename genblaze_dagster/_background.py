@@ -9,9 +9,10 @@ import asyncio
 import contextlib
 import contextvars
 import logging
+import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from queue import SimpleQueue
 from typing import Any, Generic, Self, TypeVar
 
@@ -20,6 +21,31 @@ T = TypeVar("T")
 MOST_AT_ONCE = 200
 
 _log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def interrupts_held_back() -> Iterator[None]:
+    """Let SIGINT and SIGTERM wait until the body is done; then they arrive.
+
+    An interrupt between two statements of an event write leaves a transaction open, and the
+    database locked for everybody. Outside the main thread no signal arrives anyway.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    previous = {
+        number: signal.signal(number, lambda number, _frame: received.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            # None stands for a handler that Python did not install and cannot put back.
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        if received:
+            signal.raise_signal(received[0])
 
 
 class Background(Generic[T]):
@@ -94,19 +120,17 @@ class Background(Generic[T]):
             _log.error("a cancelled batch ended with an error", exc_info=self._error)
 
     def rest(self, handle: Callable[[list[T]], None]) -> None:
-        """After `stop`: call `handle` with what was not handled yet.
-
-        Items whose handling was interrupted are handled again.
-        """
+        """After `stop`: call `handle` with what was not handled yet."""
         self._hand_over(handle)
 
     def _hand_over(self, handle: Callable[[list[T]], None]) -> None:
         while self._items:
             # A copy, because the loop goes on adding.
             items = list(self._items.copy())[:MOST_AT_ONCE]
-            handle(items)
-            for _ in items:
-                self._items.popleft()
+            with interrupts_held_back():
+                handle(items)
+                for _ in items:
+                    self._items.popleft()
 
     def _emit(self, item: T) -> None:
         self._items.append(item)

@@ -46,11 +46,14 @@ def _run_in_thread(coroutine: Coroutine[Any, Any, T]) -> T:
         loop, task = started.result()
         loop.call_soon_threadsafe(task.cancel)
 
+    caller = asyncio.current_task()
+    # Counted before the coroutine can start: what it starts may be what interrupts us.
+    cancellations = caller.cancelling() if caller is not None else 0
     context = contextvars.copy_context()
     thread = threading.Thread(target=context.run, args=(body,), name="genblaze-run-sync")
     thread.start()
     try:
-        _wait(outcome, cancel)
+        _wait(outcome, cancel, caller, cancellations)
         return outcome.result()
     finally:
         if not outcome.done():
@@ -58,15 +61,18 @@ def _run_in_thread(coroutine: Coroutine[Any, Any, T]) -> T:
         thread.join()
 
 
-def _wait(outcome: Future[T], cancel: Callable[[], None]) -> None:
+def _wait(
+    outcome: Future[T],
+    cancel: Callable[[], None],
+    caller: "asyncio.Task[Any] | None",
+    cancellations: int,
+) -> None:
     """Wait for the outcome; pass on a cancellation of the task that is blocked here.
 
     `asyncio.run` turns the first interrupt into such a cancellation, which nobody would see
     while the loop's thread waits.
     """
-    caller = asyncio.current_task()
-    before = caller.cancelling() if caller is not None else 0
     while not wait((outcome,), timeout=_GLANCE_SECONDS).done:
-        if caller is not None and caller.cancelling() > before:
-            before = caller.cancelling()
+        if caller is not None and caller.cancelling() > cancellations:
+            cancellations = caller.cancelling()
             cancel()

@@ -2,7 +2,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -13,6 +14,19 @@ from genblaze_dagster.pipeline.retry import RetryPolicy
 from tests.support.world import World, prompts
 
 OUTAGE = ProviderUnavailableError("the vendor answers 503", sent=False)
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """A real event log in files.
+
+    An interrupt in the middle of a statement leaves the table of an in-memory log locked for good;
+    a file is released with its connection, as it is when a run is terminated.
+    """
+    folder = tmp_path / "dagster"
+    folder.mkdir()
+    with dg.DagsterInstance.local_temp(str(folder)) as made:
+        yield made
 
 
 def one_step(world: World) -> Pipeline:

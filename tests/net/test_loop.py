@@ -84,6 +84,28 @@ except KeyboardInterrupt:
 """
 
 
+def test_an_interrupt_before_anybody_waits_is_not_lost() -> None:
+    """A cancellation that lands while the private thread is still starting reaches the coroutine."""
+    ended: list[str] = []
+
+    async def job(caller: asyncio.Task[None]) -> None:
+        # What SIGINT does under asyncio.run, at the earliest moment there is.
+        caller.cancel()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append("cleaned up")
+
+    async def outer() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        run_sync(job(task))
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(outer())
+    assert ended == ["cleaned up"]
+
+
 @pytest.mark.parametrize("where", ["inside", "outside"])
 def test_an_interrupt_cancels_the_coroutine_and_waits_for_its_cleanup(where: str) -> None:
     """On Ctrl-C the coroutine's cleanup runs, also on the private thread, before the error."""
