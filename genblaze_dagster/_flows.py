@@ -27,7 +27,7 @@ from genblaze_dagster.index.segment import SegmentWriter
 from genblaze_dagster.metadata import THUMBNAIL_SOURCE_BYTES, thumbnail
 from genblaze_dagster.partitions import PromptRows
 from genblaze_dagster.pipeline.declaration import StepSpec
-from genblaze_dagster.pipeline.outcome import StepOutcome, Target
+from genblaze_dagster.pipeline.outcome import Origin, StepOutcome, Target
 from genblaze_dagster.pipeline.runner import Runner
 from genblaze_dagster.providers.protocol import Provider
 from genblaze_dagster.storage.refs import read_ref, read_refs
@@ -196,12 +196,14 @@ class Flows:
             inputs=request.inputs,
             provider=self._around.providers.get(request.spec.provider_name),
         )
-        self._around.segment.add(
-            outcome.manifest,
-            asset_key=outcome.ref.asset_key,
-            partition_key=flow.partition,
-            manifest_key=outcome.ref.manifest_key,
-        )
+        if outcome.origin is not Origin.REUSED:
+            # The run of reused media is indexed as what it was made for.
+            self._around.segment.add(
+                outcome.manifest,
+                asset_key=outcome.ref.asset_key,
+                partition_key=flow.partition,
+                manifest_key=outcome.ref.manifest_key,
+            )
         # A video shows the picture it was made from.
         picture = next((flow.thumbnails[k] for k in step.inputs if k in flow.thumbnails), None)
         digests: Mapping[str, str] = {}

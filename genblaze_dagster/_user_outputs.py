@@ -11,11 +11,11 @@ from uuid_utils import compat as uuid_utils
 from genblaze_dagster.core.canonical import canonical_hash
 from genblaze_dagster.core.enums import Modality, RunStatus, StepStatus, StepType
 from genblaze_dagster.core.manifest import Manifest
-from genblaze_dagster.core.models import Asset, Run, Step
-from genblaze_dagster.core.reference import MediaObject, MediaRef
+from genblaze_dagster.core.models import Run, Step
+from genblaze_dagster.core.reference import MediaRef
 from genblaze_dagster.errors import ConfigError
 from genblaze_dagster.index.segment import SegmentWriter
-from genblaze_dagster.pipeline.lineage import Upstream, input_media, steps_before
+from genblaze_dagster.pipeline.lineage import Upstream, asset_record, input_media, steps_before
 from genblaze_dagster.pipeline.outputs import OutputStorage
 from genblaze_dagster.providers.protocol import Output
 from genblaze_dagster.storage.manifests import write_manifest
@@ -93,7 +93,7 @@ class OwnOutput:
             manifests = await Upstream(self.store).manifests(self.inputs)
             consumed = [m.asset for m in input_media(self.store, self.inputs, manifests)]
         else:
-            consumed = [_plain(media) for ref in self.inputs for media in ref.media]
+            consumed = [asset_record(media) for ref in self.inputs for media in ref.media]
         previous = await read_ref(self.store, self.asset_key, self.partition_key)
         upstream = steps_before(manifests)
         brought_in = not self.inputs and all(output.path is not None for output in outputs)
@@ -196,19 +196,6 @@ def inputs_of_partition(refs: Sequence[MediaRef], partition: str | None) -> list
         own = [ref for ref in of_asset if ref.partition_key == partition]
         chosen += own or of_asset
     return chosen
-
-
-def _plain(media: MediaObject) -> Asset:
-    return Asset(
-        asset_id=media.asset_id,
-        url=media.url,
-        media_type=media.media_type,
-        sha256=media.sha256,
-        size_bytes=media.size_bytes,
-        width=media.width,
-        height=media.height,
-        duration=media.duration,
-    )
 
 
 def _modality(media_type: str) -> Modality:
