@@ -1,8 +1,8 @@
 """An event loop on a thread of its own, whose results the calling thread consumes.
 
 Dagster interrupts a step by raising in its main thread, at any byte code. With the loop elsewhere
-that exception lands in our own waiting or logging, never inside a task, so every task ends by an
-ordinary cancellation and what had finished is still there to be logged.
+that exception lands in our own waiting, never inside a task or an event write, so every task ends
+by an ordinary cancellation and what had finished is still there to be logged.
 """
 
 import asyncio

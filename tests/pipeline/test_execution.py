@@ -154,7 +154,11 @@ def test_the_index_gets_every_step(store: MediaStore, ledger: Ledger) -> None:
     async def keys() -> list[str]:
         return [info.key async for info in store.list("index/")]
 
-    assert any("/steps/" in key for key in run_sync(keys()))
+    indexed = run_sync(keys())
+    assert any("/steps/" in key for key in indexed)
+    pipeline.run(store=store, ledger=ledger, index=SegmentWriter(store), reuse=True)
+    # What was reused is indexed already, as what it was made for.
+    assert run_sync(keys()) == indexed
 
 
 def test_defaults_come_from_the_environment(
