@@ -12,6 +12,7 @@ from genblaze_dagster.core.canonical import MAX_DEPTH, canonical_json, text, utf
 from genblaze_dagster.core.document import hashed_bytes, stored_bytes
 from genblaze_dagster.core.models import Asset, Run, is_valid_media, is_valid_sha256
 from genblaze_dagster.core.policy import EmbedMode, EmbedPolicy
+from genblaze_dagster.core.redaction import redacted_run
 from genblaze_dagster.errors import ManifestError
 
 SchemaVersion = Literal["1.0", "1.1", "1.2", "1.3", "1.4", "1.5", "1.6"]
@@ -99,19 +100,13 @@ class Manifest(BaseModel):
     def to_embed_json(self, policy: EmbedPolicy) -> str:
         """Return the text that goes into a media file: the manifest, or a pointer to it.
 
-        The mode "none" gives the whole manifest: not to embed is up to the caller.
+        The mode "none" gives the manifest like "full": not to embed is up to the caller.
 
         Raises:
-            ManifestError: as `to_canonical_json`; a pointer without `manifest_uri`; or a policy
-                that hides something in full mode, where the hash could never match.
+            ManifestError: as `to_canonical_json`, or a pointer without `manifest_uri`.
         """
         if policy.embed_mode != EmbedMode.POINTER:
-            if policy.hides_something:
-                raise ManifestError(
-                    "a manifest embedded in full cannot hide params, seed or prompt, because its "
-                    "hash would not verify; embed a pointer instead"
-                )
-            return self.to_canonical_json()
+            return self.redacted(policy).to_canonical_json()
         if self.schema_version == READ_ONLY_VERSION:
             raise _read_only()
         if self.manifest_uri is None:
@@ -123,6 +118,33 @@ class Manifest(BaseModel):
                 "schema_version": self.schema_version,
             }
         )
+
+    def redacted(self, policy: EmbedPolicy) -> "Manifest":
+        """Return the manifest that may be shown under a policy; itself when it hides nothing.
+
+        What is hidden is gone, and the hash is that of the rest: it verifies by itself and still
+        names the sha256 of every output. `run.metadata["redacted"]` holds the `canonical_hash` of
+        the whole manifest and the kinds of `fields` that are missing. A signature is dropped.
+
+        Raises:
+            ManifestError: the content cannot be hashed; see `canonical_hash`. Or schema 1.6.
+        """
+        run = redacted_run(
+            self.run, policy, canonical_hash=self.canonical_hash or self.compute_hash()
+        )
+        if run is None:
+            return self
+        if self.schema_version == READ_ONLY_VERSION:
+            raise _read_only()
+        shown = Manifest(
+            run=run,
+            schema_version=self.schema_version,
+            encryption_scheme=self.encryption_scheme,
+            manifest_uri=self.manifest_uri,
+            transfer_failures=self.transfer_failures,
+        )
+        shown.compute_hash()
+        return shown
 
     def verify(self) -> bool:
         """Whether `verification_report` finds nothing. No bytes are read.

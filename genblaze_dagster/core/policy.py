@@ -18,21 +18,15 @@ class EmbedMode(StrEnum):
 class EmbedPolicy(BaseModel):
     """What an embedded manifest may show. It is never part of a manifest.
 
-    A full manifest cannot hide anything, because its hash would not verify: only the visibilities
-    public, redacted and encrypted, with params and seed, can be embedded in full, and all of them
-    show the prompt.
+    What is left out is really gone: the embedded manifest is then one of its own, with its own
+    hash, that names the `canonical_hash` of the whole one; see `Manifest.redacted`. Prompts of
+    steps that are private or redacted themselves never go into a file.
+
+    `prompt_visibility` other than public leaves out all prompts (encrypted keeps those that are
+    encrypted already), `include_params` and `include_seed` say whether these stay.
     """
 
     prompt_visibility: PromptVisibility = PromptVisibility.PUBLIC
     embed_mode: EmbedMode = EmbedMode.FULL
     include_params: bool = True
     include_seed: bool = True
-
-    @property
-    def hides_something(self) -> bool:
-        """Whether the policy asks to leave out params, seed or a private prompt."""
-        return (
-            self.prompt_visibility == PromptVisibility.PRIVATE
-            or not self.include_params
-            or not self.include_seed
-        )

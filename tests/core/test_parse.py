@@ -11,7 +11,7 @@ import pytest
 
 from genblaze_dagster.core.manifest import Manifest
 from genblaze_dagster.core.models import Run, Step
-from genblaze_dagster.core.parse import MAX_MANIFEST_BYTES, parse_manifest
+from genblaze_dagster.core.parse import MAX_BRACKETS, MAX_MANIFEST_BYTES, parse_manifest
 from genblaze_dagster.errors import ManifestError, SchemaError, UnsupportedSchemaVersionError
 
 STEP: dict[str, Any] = {"model": "m", "provider": "p"}
@@ -77,11 +77,12 @@ def test_a_version_from_the_future_says_what_to_do(version: object, shown: str) 
         (b'"text"', "string"),
         (b"{}", "run: Field required"),
         (b'{"run":' + b"9" * 5000 + b"}", "too many digits"),
-        (b'{"a":' * 200_000, "too deep"),
-        (b"[" * 200_000, "too deep"),
+        (b'{"a":' * 50_000, "too deep"),
+        (b"[" * 50_000, "too deep"),
         (b"{" + b" " * MAX_MANIFEST_BYTES + b"}", "longer than"),
         (" " * (MAX_MANIFEST_BYTES + 1), "longer than"),
         ("\u00e9" * (MAX_MANIFEST_BYTES // 2 + 1), "longer than"),
+        (b"[" + b"{}," * MAX_BRACKETS + b"0]", "100001 brackets"),
     ],
     ids=lambda value: value if isinstance(value, str) and len(value) < 99 else "",
 )
@@ -105,6 +106,13 @@ def test_the_longest_manifest_is_read(text: str) -> None:
     assert parse_manifest(text.encode() + padding).verify()
     with pytest.raises(SchemaError, match="longer than"):
         parse_manifest(text.encode() + padding + b" ")
+
+
+def test_a_manifest_of_very_many_steps_is_read() -> None:
+    """The limit on objects leaves room for more steps than anybody has."""
+    steps = [{**STEP, "params": {}, "inputs": [], "assets": []}] * 20_000
+    assert len(parse_manifest({"run": {"steps": steps}}).run.steps) == 20_000
+    assert len(parse_manifest(json.dumps({"run": {"steps": steps}})).run.steps) == 20_000
 
 
 @pytest.mark.parametrize(
