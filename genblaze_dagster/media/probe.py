@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from genblaze_dagster.media import aac, avif, flac, gif, jpeg, movie, mp3, ogg, png, wav, webp
 from genblaze_dagster.media.sniff import canonical_media_type, sniff_media_type
@@ -57,7 +57,7 @@ def _valid(facts: dict[str, Any]) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     for name, fact in facts.items():
         if isinstance(fact, dict):
-            kept[name] = _valid(fact)
+            kept[name] = _valid(cast(dict[str, Any], fact))
         elif isinstance(fact, float):
             kept[name] = round(fact, 6) if fact > 0 and math.isfinite(fact) else None
         elif isinstance(fact, (bool, str)) or (isinstance(fact, int) and fact > 0):

@@ -21,6 +21,11 @@ class Chunk:
     end: int
     open_ended: bool
 
+    @property
+    def start(self) -> int:
+        """Where its header begins."""
+        return self.body - 8
+
 
 def walk(source: Source, start: int, end: int) -> Iterator[Chunk]:
     """Yield the chunks between two offsets."""

@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from genblaze_dagster.core.manifest import Manifest
 from genblaze_dagster.core.parse import MAX_MANIFEST_BYTES, parse_manifest
-from genblaze_dagster.errors import EmbeddingError, PointerSidecarError
+from genblaze_dagster.errors import EmbeddingError, ManifestError, PointerSidecarError
+from genblaze_dagster.media.whole import replacing
 
 SUFFIX = ".genblaze.json"
 LARGEST_POINTER = 64 << 10
@@ -15,6 +16,37 @@ LARGEST_POINTER = 64 << 10
 def sidecar_path(path: Path) -> Path:
     """Return where the sidecar of a media file is: its whole name and `.genblaze.json`."""
     return path.with_name(path.name + SUFFIX)
+
+
+def write_sidecar(path: Path, payload: bytes) -> Path:
+    """Write the sidecar of a media file, whole or not at all, and return where it is.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    sidecar = sidecar_path(path)
+    with replacing(sidecar) as part:
+        part.write_bytes(payload)
+    return sidecar
+
+
+def remove_sidecar(path: Path) -> None:
+    """Remove the sidecar of a media file, if there is one and it holds a manifest or a pointer.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    sidecar = sidecar_path(path)
+    if not sidecar.is_file():
+        return
+    try:
+        read_manifest_file(sidecar)
+    except PointerSidecarError:
+        pass
+    except (ManifestError, EmbeddingError):
+        # Not something that we or genblaze wrote.
+        return
+    sidecar.unlink(missing_ok=True)
 
 
 def read_manifest_file(path: Path) -> Manifest:
@@ -46,9 +78,10 @@ def _pointer(data: bytes) -> dict[str, Any] | None:
     if len(data) > LARGEST_POINTER:
         return None
     try:
-        document = json.loads(data)
+        parsed: object = json.loads(data)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(document, dict) or "run" in document:
+    if not isinstance(parsed, dict) or "run" in parsed:
         return None
+    document = cast(dict[str, Any], parsed)
     return document if isinstance(document.get("manifest_uri"), str) else None

@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal, Self
@@ -22,7 +22,7 @@ class Source:
 
     @classmethod
     @contextmanager
-    def open(cls, data: bytes | Path) -> Iterator[Self]:
+    def open(cls, data: bytes | Path) -> Generator[Self]:
         """Open bytes in memory, or a file on disk until the block ends."""
         if isinstance(data, Path):
             with data.open("rb") as file:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from genblaze_dagster.errors import EmbeddingError, ManifestError, PointerSidecarError
-from genblaze_dagster.media.extract import ManifestSource, extract_manifest, extract_payload
+from genblaze_dagster.media.extraction import ManifestSource, extract_manifest, extract_payload
 from genblaze_dagster.media.sidecar import sidecar_path
 
 CONTAINERS = {

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from genblaze_dagster.errors import EmbeddingError, ManifestError
-from genblaze_dagster.media.extract import extract_manifest
+from genblaze_dagster.media.extraction import extract_manifest
 from tests.media.damage import damaged
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from genblaze_dagster.core.enums import Modality
-from genblaze_dagster.media.extract import ManifestSource, extract_payload
+from genblaze_dagster.media.extraction import ManifestSource, extract_payload
 from genblaze_dagster.providers.local import LocalProvider
 from genblaze_dagster.providers.protocol import GenerationRequest
 

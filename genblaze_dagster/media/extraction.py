@@ -1,6 +1,5 @@
 """Manifests out of files: embedded, in a sidecar, or a manifest file itself."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -8,26 +7,9 @@ from pathlib import Path
 from genblaze_dagster.core.manifest import Manifest
 from genblaze_dagster.core.parse import parse_manifest
 from genblaze_dagster.errors import EmbeddingError, ManifestError
-from genblaze_dagster.media import flac, jpeg, mp3, mp4, png, wav, webp
+from genblaze_dagster.media.containers import SNIFFED_BYTES, container_of
 from genblaze_dagster.media.sidecar import read_manifest_file, sidecar_path
-from genblaze_dagster.media.sniff import sniff_media_type
 from genblaze_dagster.media.source import Source
-
-# What carries a manifest, by the type its first bytes prove. Everything with boxes is one
-# container: genblaze embeds into .m4a, .mov and .avif as it does into .mp4.
-_READERS: Mapping[str, tuple[str, Callable[[Source], bytes | None]]] = {
-    "image/png": ("png", png.read_payload),
-    "image/jpeg": ("jpeg", jpeg.read_payload),
-    "image/webp": ("webp", webp.read_payload),
-    "image/avif": ("mp4", mp4.read_payload),
-    "image/heic": ("mp4", mp4.read_payload),
-    "video/mp4": ("mp4", mp4.read_payload),
-    "video/quicktime": ("mp4", mp4.read_payload),
-    "audio/mp4": ("mp4", mp4.read_payload),
-    "audio/mpeg": ("mp3", mp3.read_payload),
-    "audio/wav": ("wav", wav.read_payload),
-    "audio/flac": ("flac", flac.read_payload),
-}
 
 
 class ManifestSource(StrEnum):
@@ -58,6 +40,9 @@ def extract_manifest(path: Path | str) -> Manifest:
     return extract_payload(path).manifest
 
 
+extract = extract_manifest
+
+
 def extract_payload(path: Path | str) -> Extraction:
     """Return the manifest of a file and where it was found.
 
@@ -86,14 +71,13 @@ def extract_payload(path: Path | str) -> Extraction:
 def _extract_inline(path: Path) -> Extraction | None:
     try:
         with Source.open(path) as source:
-            head = source.at(0, 64)
-            reader = _READERS.get(sniff_media_type(head) or "")
-            if reader is not None:
-                container, read_payload = reader
-                payload = read_payload(source)
+            head = source.at(0, SNIFFED_BYTES)
+            container = container_of(source)
+            if container is not None:
+                payload = container.format.read_payload(source)
                 if payload is None:
                     return None
-                return Extraction(parse_manifest(payload), ManifestSource.INLINE, container)
+                return Extraction(parse_manifest(payload), ManifestSource.INLINE, container.name)
     except OSError as exc:
         raise EmbeddingError(f"{path}: cannot be read ({exc.strerror})") from exc
     except EmbeddingError as exc:
