@@ -2,21 +2,18 @@
 
 from collections.abc import Iterable
 from enum import IntEnum
-from pathlib import Path
 from typing import Final
 
 from genblaze_dagster.errors import (
-    AccessDeniedError,
     EmbeddingError,
     GenblazeError,
     IndexQueryError,
     ManifestError,
-    NotFoundError,
     PipelineError,
     ProviderError,
-    StorageError,
     UnsupportedSchemaVersionError,
 )
+from genblaze_dagster.trust.report import Verdict
 
 
 class ExitCode(IntEnum):
@@ -48,6 +45,12 @@ _CODES: Final[tuple[tuple[type[GenblazeError], ExitCode], ...]] = (
     (IndexQueryError, ExitCode.SQL),
 )
 
+_OF_VERDICTS: Final = {
+    Verdict.VERIFIED_UNSIGNED: ExitCode.OK,
+    Verdict.FAILED: ExitCode.FAILED,
+    Verdict.INCONCLUSIVE: ExitCode.UNDECIDED,
+}
+
 _GRAVITY: Final = (
     ExitCode.FAILED,
     ExitCode.ENVIRONMENT,
@@ -62,17 +65,16 @@ def exit_code(error: GenblazeError) -> ExitCode:
     return next((code for kind, code in _CODES if isinstance(error, kind)), ExitCode.ENVIRONMENT)
 
 
+def verdict_code(verdict: Verdict) -> ExitCode:
+    """Return the exit status of a verification with this verdict."""
+    return _OF_VERDICTS[verdict]
+
+
+def verdict_of(code: ExitCode) -> str:
+    """Return the verdict that several targets with this exit status add up to."""
+    return next((v.value for v, status in _OF_VERDICTS.items() if status is code), "error")
+
+
 def gravest(codes: Iterable[ExitCode]) -> ExitCode:
     """Return the status of several targets: what is wrong outweighs what could not be read."""
     return min(codes, key=_GRAVITY.index, default=ExitCode.OK)
-
-
-def storage_error(error: OSError, path: Path | None = None) -> StorageError:
-    """Return an error about a local file as one of ours; `path` when the system did not name it."""
-    kind = StorageError
-    if isinstance(error, PermissionError):
-        kind = AccessDeniedError
-    elif isinstance(error, FileNotFoundError):
-        kind = NotFoundError
-    name = path or error.filename
-    return kind(f"{name}: {error.strerror}" if name is not None else str(error))

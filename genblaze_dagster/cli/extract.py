@@ -11,11 +11,14 @@ from genblaze_dagster.cli.output import (
     json_text,
     print_json,
     printable,
+    progress,
 )
-from genblaze_dagster.cli.subject import Found, find_manifest, opened
-from genblaze_dagster.cli.targets import WholeStore, locate, reachable_store
+from genblaze_dagster.cli.targets import locate, reachable_store
 from genblaze_dagster.core.canonical import utf8
 from genblaze_dagster.net.loop import run_sync
+from genblaze_dagster.trust.claims import FoundManifest, RunSearch, find_manifest
+from genblaze_dagster.trust.subject import opened
+from genblaze_dagster.trust.targets import WholeStore
 
 
 @click.command()
@@ -62,18 +65,18 @@ def extract(
         print_json({"path": str(output), "canonical_hash": found.manifest.canonical_hash})
 
 
-async def _find(target: str, store_url: str | None, endpoint_url: str | None) -> Found:
+async def _find(target: str, store_url: str | None, endpoint_url: str | None) -> FoundManifest:
     located = await locate(target, endpoint_url=endpoint_url)
     if isinstance(located, WholeStore):
         raise click.UsageError(f"{target}: a directory or prefix; name one file or object in it")
     store = None
     if store_url is not None:
         store = await reachable_store(store_url, endpoint_url=endpoint_url)
-    async with opened(located) as subject:
-        return await find_manifest(subject, store=store)
+    async with opened(located, progress=progress) as subject:
+        return await find_manifest(subject, RunSearch(store))
 
 
-def _body(found: Found, form: str, *, as_json: bool) -> bytes:
+def _body(found: FoundManifest, form: str, *, as_json: bool) -> bytes:
     if form == "json":
         return utf8(found.manifest.to_canonical_json())
     facts = _facts(found)
@@ -83,7 +86,7 @@ def _body(found: Found, form: str, *, as_json: bool) -> bytes:
     return "\n".join(lines).encode("utf-8", "backslashreplace")
 
 
-def _facts(found: Found) -> dict[str, Any]:
+def _facts(found: FoundManifest) -> dict[str, Any]:
     manifest = found.manifest
     report = manifest.verification_report()
     return {

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import click
 
-from genblaze_dagster.cli.exit_codes import ExitCode, exit_code, storage_error
+from genblaze_dagster.cli.exit_codes import ExitCode, exit_code
 from genblaze_dagster.cli.output import (
     error_document,
     print_error,
@@ -16,6 +16,7 @@ from genblaze_dagster.cli.output import (
     tolerate_any_text,
 )
 from genblaze_dagster.errors import GenblazeError
+from genblaze_dagster.trust.os_errors import storage_error
 
 _DEBUG_VARIABLE = "GENBLAZE_DEBUG"
 

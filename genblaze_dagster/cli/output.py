@@ -8,7 +8,7 @@ import io
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
 from decimal import Decimal
@@ -19,11 +19,10 @@ from rich.console import Console
 from rich.text import Text
 
 from genblaze_dagster.net.redact import redact
+from genblaze_dagster.trust.progress import Advance
 
 # Wide enough that nothing is ever cut when the reader is a pipe, which has no width.
 _PIPE_WIDTH: Final = 10_000
-
-Advance = Callable[[int], None]
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document on stdout, nothing else."

@@ -41,7 +41,7 @@ def _packages(modules: dict[str, int]) -> set[str]:
 def test_verifying_a_file_imports_nothing_heavy(with_sidecar) -> None:
     """A sidecar is verified without Dagster, DuckDB, a client or a codec."""
     modules = _imports("verify", with_sidecar())
-    assert "genblaze_dagster.cli.verify_file" in modules
+    assert "genblaze_dagster.trust.file" in modules
     assert not _packages(modules) & HEAVY
 
 
@@ -56,7 +56,7 @@ def test_help_is_quick() -> None:
     """The overview imports no subcommand, and all its imports take less than half a second."""
     modules = min((_imports("--help") for _ in range(3)), key=lambda found: sum(found.values()))
     assert sum(modules.values()) < 500_000
-    assert "genblaze_dagster.cli.verify_file" not in modules
+    assert "genblaze_dagster.trust.file" not in modules
     assert "pydantic" not in _packages(modules)
 
 

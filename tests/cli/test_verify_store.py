@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import pytest
+
 from genblaze_dagster.storage.keys import KeyStrategy
 from tests.support.s3 import S3Server, free_port
 
@@ -61,28 +63,23 @@ def test_missing_bytes_and_tampered_manifests_are_separate_findings(shelf, invok
     assert ended.checks["canonical_hash"] == "fail"
 
 
-def test_a_directory_without_references_is_not_called_verified(tmp_path: Path, invoke) -> None:
-    """Nothing looked at means undecided, not verified."""
-    (tmp_path / "holiday.txt").write_text("no store")
-    result = invoke("verify", tmp_path)
-    assert result.status == 3
-    assert "inconclusive" in result.stdout
-    assert "nothing was verified" in result.stdout
-
-
 def test_an_unreadable_reference_fails_the_store(shelf, invoke) -> None:
-    """A reference that is not JSON is an error, not one reference fewer."""
+    """A reference that is not JSON is a finding, not one reference fewer, and ends nothing."""
     shelf.add("p")
     shelf.overwrite("refs/still/broken.json", b"{")
     result = invoke("verify", shelf.store.url)
     assert result.status == 1
-    assert "refs/still/broken.json" in result.stderr
+    assert "reference damaged: refs/still/broken.json" in result.stdout
+    assert "pass    bytes_match: bytes verified: 1 file(s)" in result.stdout
 
 
-def test_hash_only_makes_no_sense_for_a_store(shelf, invoke) -> None:
-    """--hash-only would leave nothing to check, so it is refused."""
-    result = invoke("verify", "--hash-only", shelf.store.url)
+@pytest.mark.parametrize("option", ["--hash-only", "--fetch"])
+def test_questions_that_make_no_sense_for_a_store_are_refused(option: str, shelf, invoke) -> None:
+    """A store is checked with the bytes it holds, all of them and no others."""
+    shelf.add("p")
+    result = invoke("verify", option, shelf.store.url)
     assert result.status == 2
+    assert "a store is checked with the bytes it holds" in result.stderr
 
 
 class TestS3:
