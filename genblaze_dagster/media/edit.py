@@ -11,6 +11,7 @@ from pathlib import Path
 from genblaze_dagster.media.source import Source
 
 CHUNK = 1 << 20
+_PAGE = 4096
 _LARGEST_KERNEL_COPY = 1 << 30
 
 
@@ -149,30 +150,42 @@ def write_pieces(path: Path, content: Pieces, destination: Path) -> None:
                 _copy_range(old.fileno(), new.fileno(), piece)
 
 
-def _write_all(to: int, data: bytes) -> None:
+def _write_all(to: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(to, view) :]
 
 
 def _copy_range(old: int, new: int, piece: Range) -> None:
-    start, by_kernel = piece.start, hasattr(os, "copy_file_range")
+    start, place = piece.start, os.lseek(new, 0, os.SEEK_CUR)
+    # What moves by less than a page the kernel copies page by page, slower than through a buffer.
+    if hasattr(os, "copy_file_range") and (place - start) % _PAGE == 0:
+        start = _copy_by_kernel(old, new, piece)
+    buffer = memoryview(bytearray(min(CHUNK, piece.end - start)))
+    # The first write ends where a page does, so that no later one has to share a page.
+    room = CHUNK - place % _PAGE
     while start < piece.end:
-        wanted = min(piece.end - start, _LARGEST_KERNEL_COPY if by_kernel else CHUNK)
-        if by_kernel:
-            try:
-                copied = os.copy_file_range(old, new, wanted, start)
-            except OSError:
-                # Not between these two file systems; reading and writing shows any real fault.
-                by_kernel = False
-                continue
-        else:
-            data = os.pread(old, wanted, start)
-            _write_all(new, data)
-            copied = len(data)
-        if not copied:
+        read = os.preadv(old, [buffer[: min(room, piece.end - start)]], start)
+        if not read:
             raise OSError("file became shorter while it was read")
+        _write_all(new, buffer[:read])
+        start, room = start + read, CHUNK
+
+
+def _copy_by_kernel(old: int, new: int, piece: Range) -> int:
+    """Copy as much of a range as the kernel can, and return where it stopped."""
+    start = piece.start
+    while start < piece.end:
+        wanted = min(piece.end - start, _LARGEST_KERNEL_COPY)
+        try:
+            copied = os.copy_file_range(old, new, wanted, start)
+        except OSError:
+            # Not between these two file systems; reading and writing shows any real fault.
+            break
+        if not copied:
+            break
         start += copied
+    return start
 
 
 class EditedSource(Source):
