@@ -108,14 +108,16 @@ class Batch:
             yield tally.result(key)
 
     async def _main(self, emit: Callable[[Finished], None]) -> None:
-        store, ledger = self._open()
+        manager, ledger = self._open()
+        store, embed = manager.store, manager.embed_policy
         async with AsyncExitStack() as opened:
             # Once, before anything is paid: a store nobody can write to fails the step as a whole.
             await store.check_access(write=bool(self._steps))
             segment = SegmentWriter(store)
             around = Surroundings(
                 store=store,
-                runner=await opened.enter_async_context(Runner(store, ledger)),
+                runner=await opened.enter_async_context(Runner(store, ledger, embed=embed)),
+                embed=embed,
                 providers=self._open_providers(opened),
                 rows=self._settings.rows,
                 segment=segment,
@@ -132,7 +134,7 @@ class Batch:
                 await segment.flush()
             await self._audit(store)
 
-    def _open(self) -> tuple[MediaStore, Ledger]:
+    def _open(self) -> tuple[StoreIOManager, Ledger]:
         manager = getattr(self._context.resources, self._settings.media_key)
         if not isinstance(manager, StoreIOManager):
             raise ConfigError(
@@ -145,7 +147,7 @@ class Batch:
                 f"resource {self._settings.ledger_key!r} is a {type(ledger).__name__}; generated "
                 "assets need a LedgerResource"
             )
-        return manager.store, ledger.get_ledger()
+        return manager, ledger.get_ledger()
 
     async def _audit(self, store: MediaStore) -> None:
         """Check assets whose check is selected without them: all that is stored of each.

@@ -6,12 +6,13 @@ durable and emitted at once; what fails is collected.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
 import dagster as dg
 
 from genblaze_dagster.checks import Tally, find_problem
+from genblaze_dagster.core.policy import EmbedPolicy
 from genblaze_dagster.core.reference import MediaRef
 from genblaze_dagster.errors import (
     AccessDeniedError,
@@ -30,7 +31,8 @@ from genblaze_dagster.pipeline.declaration import StepSpec
 from genblaze_dagster.pipeline.outcome import Origin, StepOutcome, Target
 from genblaze_dagster.pipeline.runner import Runner
 from genblaze_dagster.providers.protocol import Provider
-from genblaze_dagster.storage.refs import read_ref, read_refs
+from genblaze_dagster.storage.refs import read_ref, read_refs, write_ref
+from genblaze_dagster.storage.rendition import completed
 from genblaze_dagster.storage.store import MediaStore
 
 Inputs = Mapping[dg.AssetKey, Sequence[MediaRef]]
@@ -67,12 +69,14 @@ class BatchStep:
 class Surroundings:
     """What the flows need of the Dagster step they run in.
 
-    `target` names what a partition of an asset is run for; `upstream_partitions` maps (asset,
-    upstream asset, partition) to upstream partitions; `unexpected` reports a bug.
+    `embed` is what embedded renditions show, None when none are made; `target` names what a
+    partition of an asset is run for; `upstream_partitions` maps (asset, upstream asset, partition)
+    to upstream partitions; `unexpected` reports a bug.
     """
 
     store: MediaStore
     runner: Runner
+    embed: EmbedPolicy | None
     providers: Mapping[str, Provider]
     rows: PromptRows
     segment: SegmentWriter
@@ -208,6 +212,7 @@ class Flows:
         picture = next((flow.thumbnails[k] for k in step.inputs if k in flow.thumbnails), None)
         digests: Mapping[str, str] = {}
         try:
+            outcome = await self._with_renditions(outcome)
             own, digests = await self._preview(outcome.ref)
             if own is not None:
                 flow.thumbnails[step.key] = picture = own
@@ -238,6 +243,21 @@ class Flows:
         if len(refs) < len(wanted):
             raise _nothing_stored(name, next(key for key in wanted if found.get(key) is None))
         return refs
+
+    async def _with_renditions(self, outcome: StepOutcome) -> StepOutcome:
+        """Give media of an earlier run the renditions it lacks, unless it is large."""
+        if outcome.origin not in (Origin.FINISHED, Origin.REUSED):
+            return outcome
+        ref = await completed(self._around.store, outcome.ref, self._around.embed)
+        if ref != outcome.ref:
+            try:
+                await write_ref(self._around.store, ref)
+            except StorageError as exc:
+                # The stored reference stays as it was: the media is there, its renditions are not.
+                reason = f"{type(exc).__name__}: {exc}"
+                media = tuple(replace(m, not_embedded=reason) for m in outcome.ref.media)
+                ref = replace(outcome.ref, media=media)
+        return replace(outcome, ref=ref)
 
     async def _preview(self, ref: MediaRef) -> tuple[bytes | None, dict[str, str]]:
         """Read a picture back once, for its thumbnail and for its check."""

@@ -12,6 +12,7 @@ from genblaze_dagster.core.canonical import canonical_hash
 from genblaze_dagster.core.enums import Modality, RunStatus, StepStatus, StepType
 from genblaze_dagster.core.manifest import Manifest
 from genblaze_dagster.core.models import Run, Step
+from genblaze_dagster.core.policy import EmbedPolicy
 from genblaze_dagster.core.reference import MediaRef
 from genblaze_dagster.errors import ConfigError
 from genblaze_dagster.index.segment import SegmentWriter
@@ -21,6 +22,7 @@ from genblaze_dagster.providers.protocol import Output
 from genblaze_dagster.storage.manifests import write_manifest
 from genblaze_dagster.storage.media import Media
 from genblaze_dagster.storage.refs import read_ref, write_ref
+from genblaze_dagster.storage.rendition import Renditions, completed
 from genblaze_dagster.storage.store import MediaStore
 
 OWN_FUNCTION = "dagster"
@@ -34,13 +36,17 @@ _MODALITIES = {modality.value: modality for modality in Modality}
 
 @dataclass(frozen=True, slots=True)
 class OwnOutput:
-    """Where a returned value goes and what it was made from; `segment` collects for the index."""
+    """Where a returned value goes and what it was made from; `segment` collects for the index.
+
+    With `embed` every output is also stored with its manifest inside.
+    """
 
     store: MediaStore
     asset_key: str
     partition_key: str | None
     inputs: Sequence[MediaRef]
     segment: SegmentWriter
+    embed: EmbedPolicy | None = None
 
     async def keep(self, value: object) -> MediaRef:
         """Store a value and return its reference.
@@ -57,8 +63,10 @@ class OwnOutput:
             value = value.ref
         if isinstance(value, MediaRef):
             ref = replace(value, asset_key=self.asset_key, partition_key=self.partition_key)
+            ref = await completed(self.store, ref, self.embed)
         else:
-            ref = await self._record(self._outputs(value))
+            async with Renditions(self.store, self.embed) as renditions:
+                ref = await self._record(self._outputs(value), renditions)
         await write_ref(self.store, ref)
         return ref
 
@@ -84,10 +92,10 @@ class OwnOutput:
         partition = "" if self.partition_key is None else f"[{self.partition_key}]"
         return f"{self.asset_key}{partition}"
 
-    async def _record(self, outputs: Sequence[Output]) -> MediaRef:
+    async def _record(self, outputs: Sequence[Output], renditions: Renditions) -> MediaRef:
         now = datetime.now(UTC)
         run_id, step_id = str(uuid_utils.uuid7()), str(uuid_utils.uuid7())
-        kept = await OutputStorage(self.store, run_id, None, now).keep(outputs)
+        kept = await OutputStorage(self.store, run_id, None, now, renditions).keep(outputs)
         manifests: list[Manifest] = []
         if len(self.inputs) <= _INPUTS_WITH_STEPS:
             manifests = await Upstream(self.store).manifests(self.inputs)
@@ -128,6 +136,7 @@ class OwnOutput:
             partition_key=self.partition_key,
             manifest_key=manifest_key,
         )
+        media = await renditions.made([media for _, media in kept], manifest)
         return MediaRef(
             asset_key=self.asset_key,
             partition_key=self.partition_key,
@@ -148,7 +157,7 @@ class OwnOutput:
             modality=step.modality.value,
             cost_usd=None,
             created_at=now.isoformat(),
-            media=tuple(media for _, media in kept),
+            media=media,
         )
 
 

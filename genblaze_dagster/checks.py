@@ -3,14 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from hashlib import sha256
 
 import dagster as dg
 
-from genblaze_dagster.core.reference import MediaObject, MediaRef
+from genblaze_dagster.core.reference import MediaRef
 from genblaze_dagster.errors import GenblazeError
 from genblaze_dagster.net.loop import run_sync
-from genblaze_dagster.storage.manifests import read_manifest
+from genblaze_dagster.storage.integrity import check_ref
 from genblaze_dagster.storage.refs import list_refs
 from genblaze_dagster.storage.store import MediaStore
 
@@ -92,27 +91,14 @@ async def find_problem(
         known: object key to SHA-256 of objects that were read back a moment ago.
     """
     try:
-        manifest = await read_manifest(store, ref.manifest_key, verify=True)
-        if manifest.canonical_hash != ref.canonical_hash:
-            return "the manifest is not the one the reference was made with"
-        proven = {asset.sha256 for step in manifest.run.steps for asset in step.assets}
-        for media in ref.media:
-            if media.sha256 not in proven:
-                return f"{media.key} is not an output of its manifest"
-            actual = (known or {}).get(media.key) or await digest(store, media)
-            if actual != media.sha256:
-                return f"{media.key} holds other bytes than its manifest says"
+        checked = await check_ref(store, ref, known=known)
     except GenblazeError as exc:
         return f"{type(exc).__name__}: {exc}"
-    return None
-
-
-async def digest(store: MediaStore, media: MediaObject) -> str:
-    """Return the SHA-256 of an object's bytes as they are stored now."""
-    hasher = sha256()
-    async for chunk in store.stream(media.key):
-        hasher.update(chunk)
-    return hasher.hexdigest()
+    if checked.ok:
+        return None
+    first = checked.findings[0]
+    detail = f" ({first.detail})" if first.detail else ""
+    return f"{first.subject}: {first.problem}{detail}"
 
 
 async def tally_refs(store: MediaStore, refs: AsyncIterator[MediaRef]) -> Tally:

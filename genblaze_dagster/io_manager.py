@@ -16,6 +16,8 @@ from pydantic import Field, PrivateAttr
 
 from genblaze_dagster import _compat
 from genblaze_dagster._user_outputs import OwnOutput, by_partition, inputs_of_partition
+from genblaze_dagster.core.enums import PromptVisibility
+from genblaze_dagster.core.policy import EmbedPolicy
 from genblaze_dagster.core.reference import MediaRef
 from genblaze_dagster.errors import ConfigError, NotFoundError
 from genblaze_dagster.index.segment import SegmentWriter
@@ -47,6 +49,14 @@ class StoreIOManager(dg.ConfigurableIOManager):
         default=KeyStrategy.CONTENT_ADDRESSABLE,
         description="`content_addressable` stores equal bytes once; `hierarchical` sorts by run.",
     )
+    embed: bool = Field(
+        default=False,
+        description="Also store every output with its manifest inside the file, as an object of "
+        "its own; the output itself stays as it is.",
+    )
+    embed_prompts: bool = Field(default=True, description="Embedded manifests show prompts.")
+    embed_params: bool = Field(default=True, description="Embedded manifests show parameters.")
+    embed_seed: bool = Field(default=True, description="Embedded manifests show seeds.")
 
     _store: MediaStore | None = PrivateAttr(default=None)
     # References each step has loaded: what its outputs were made from.
@@ -63,6 +73,18 @@ class StoreIOManager(dg.ConfigurableIOManager):
             self._store = self.open_store()
         return self._store
 
+    @property
+    def embed_policy(self) -> EmbedPolicy | None:
+        """What embedded manifests show; None when nothing is embedded."""
+        if not self.embed:
+            return None
+        prompts = PromptVisibility.PUBLIC if self.embed_prompts else PromptVisibility.REDACTED
+        return EmbedPolicy(
+            prompt_visibility=prompts,
+            include_params=self.embed_params,
+            include_seed=self.embed_seed,
+        )
+
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Store a returned value: bytes, a path, `Media`, or a dict of these by partition key.
 
@@ -75,7 +97,7 @@ class StoreIOManager(dg.ConfigurableIOManager):
         values = {None: obj} if partitions is None else by_partition(obj, partitions, address)
         step = _compat.step_identity(context)
         loaded = list(self._loaded[step].values()) if step in self._loaded else []
-        refs = run_sync(_keep_all(self.store, address, values, loaded))
+        refs = run_sync(_keep_all(self, address, values, loaded))
         if context.has_asset_key:
             _compat.describe_output(
                 context,
@@ -183,19 +205,20 @@ class LocalMediaIOManager(StoreIOManager):
 
 
 async def _keep_all(
-    store: MediaStore,
+    manager: StoreIOManager,
     address: str,
     values: Mapping[Any, object],
     loaded: Sequence[MediaRef],
 ) -> dict[str | None, MediaRef]:
     slots = asyncio.Semaphore(_CONCURRENCY)
+    store, embed = manager.store, manager.embed_policy
     segment = SegmentWriter(store)
     refs: dict[str | None, MediaRef] = {}
 
     async def keep(partition: str | None, value: object) -> None:
         async with slots:
             inputs = inputs_of_partition(loaded, partition)
-            output = OwnOutput(store, address, partition, inputs, segment)
+            output = OwnOutput(store, address, partition, inputs, segment, embed)
             refs[partition] = await output.keep(value)
 
     # All of them are finished, also when one fails: none is left half-stored.

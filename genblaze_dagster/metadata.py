@@ -24,6 +24,7 @@ _THUMBNAIL_BYTES = 500
 _THUMBNAIL_SOURCE_PIXELS = 64_000_000
 _CARD_PROMPT_CHARS = 160
 _PROMPT_CHARS = 2_000
+_REASON_CHARS = 500
 _LISTED_OUTPUTS = 20
 # Tried in turn until one fits: a smaller picture says more than a blurred one.
 _SIZES_AND_QUALITIES = ((64, 40), (64, 20), (48, 30), (48, 10), (32, 10))
@@ -45,6 +46,10 @@ _ORDER = (
     "attempts",
     "request_key",
     "prompt",
+    "embedded",
+    "embedded_sha256",
+    "embedded_bytes",
+    "not_embedded",
     "outputs",
 )
 # What goes first when an event is too large; everything else is small by construction.
@@ -93,10 +98,25 @@ def media_metadata(
         values["duration_s"] = dg.MetadataValue.float(first.duration)
     if prompt:
         values["prompt"] = dg.MetadataValue.md(_escape(_cut(prompt, _PROMPT_CHARS)))
+    if first.embedded is not None:
+        values["embedded"] = link(first.embedded.url)
+        values["embedded_sha256"] = dg.MetadataValue.text(first.embedded.sha256)
+        values["embedded_bytes"] = dg.MetadataValue.int(first.embedded.size_bytes)
+    reasons = [m.not_embedded for m in ref.media if m.not_embedded is not None]
+    if reasons:
+        values["not_embedded"] = dg.MetadataValue.text(_cut(reasons[0], _REASON_CHARS))
     if len(ref.media) > 1:
-        listed = [{"sha256": m.sha256, "url": m.url} for m in ref.media[:_LISTED_OUTPUTS]]
+        listed = [_listed(m) for m in ref.media[:_LISTED_OUTPUTS]]
         values["outputs"] = dg.MetadataValue.json({"count": len(ref.media), "first": listed})
     return within_budget(values)
+
+
+def _listed(media: MediaObject) -> dict[str, str]:
+    listed = {"sha256": media.sha256, "url": media.url}
+    if media.embedded is not None:
+        listed["embedded_sha256"] = media.embedded.sha256
+        listed["embedded_url"] = media.embedded.url
+    return listed
 
 
 def within_budget(values: Metadata) -> Metadata:

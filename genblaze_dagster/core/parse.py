@@ -13,6 +13,9 @@ from genblaze_dagster.core.models import TOLERANT
 from genblaze_dagster.errors import ManifestError, SchemaError, UnsupportedSchemaVersionError
 
 MAX_MANIFEST_BYTES: Final = 16 * 1024 * 1024
+MAX_BRACKETS: Final = 100_000
+"""Objects and arrays in a manifest, and brackets in its texts. 16 MiB have room for 5 million, of
+which each may become a step of 2 KB."""
 
 _VERSIONS: Final[tuple[str, ...]] = get_args(SchemaVersion)
 _FIRST_VERSION: Final = "1.0"
@@ -27,7 +30,8 @@ def parse_manifest(data: Mapping[str, Any] | bytes | bytearray | str) -> Manifes
     The argument is not changed. Messages name fields, never their values.
 
     Raises:
-        SchemaError: longer than 16 MiB, not JSON, not a manifest, or a field has a wrong value.
+        SchemaError: longer than 16 MiB, of more than `MAX_BRACKETS` objects and arrays, not JSON,
+            not a manifest, or a field has a wrong value.
         UnsupportedSchemaVersionError: written by a later release.
         ManifestError: an encrypted prompt without `encryption_scheme`.
     """
@@ -55,14 +59,18 @@ def _loads(data: str | bytes | bytearray) -> object:
         raise SchemaError(f"manifest is longer than the limit of {MAX_MANIFEST_BYTES} bytes")
     try:
         document = data if isinstance(data, str) else data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise SchemaError(f"manifest is not UTF-8 text: byte {exc.start} is wrong") from None
+    brackets = document.count("{") + document.count("[")
+    if brackets > MAX_BRACKETS:
+        raise SchemaError(f"manifest has {brackets} brackets; the limit is {MAX_BRACKETS}")
+    try:
         return json.loads(document)
     except json.JSONDecodeError as exc:
         raise SchemaError(
             f"manifest is not JSON: {exc.msg} at line {exc.lineno} column {exc.colno}; "
             "it may be truncated"
         ) from None
-    except UnicodeDecodeError as exc:
-        raise SchemaError(f"manifest is not UTF-8 text: byte {exc.start} is wrong") from None
     except RecursionError:
         raise SchemaError("manifest is nested too deep to be read") from None
     except ValueError:

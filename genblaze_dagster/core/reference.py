@@ -1,7 +1,7 @@
 """References to stored media: what travels between steps instead of bytes."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -9,13 +9,31 @@ from genblaze_dagster.errors import SchemaError
 
 REF_VERSION = 1
 
+# Absent from the JSON when None: a reference without them is what it was before they existed.
+_OPTIONAL = ("embedded", "not_embedded")
+
+
+@dataclass(frozen=True, slots=True)
+class Rendition:
+    """A file derived from a stored output, stored beside it under its own hash.
+
+    Fields as in `MediaObject`.
+    """
+
+    sha256: str
+    size_bytes: int
+    key: str
+    url: str
+
 
 @dataclass(frozen=True, slots=True)
 class MediaObject:
     """One stored output: its content address and the facts known about it.
 
     `sha256` is 64 lower-case hex characters, `size_bytes` bytes, `duration` seconds, `key` the
-    object key in the store and `url` its durable URL without credentials.
+    object key in the store and `url` its durable URL without credentials. `embedded` is the same
+    media with the manifest inside; where one was asked for and is not there, `not_embedded` says
+    why.
     """
 
     asset_id: str
@@ -27,6 +45,26 @@ class MediaObject:
     width: int | None = None
     height: int | None = None
     duration: float | None = None
+    embedded: Rendition | None = None
+    not_embedded: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        data = asdict(self)
+        return {k: v for k, v in data.items() if v is not None or k not in _OPTIONAL}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read the JSON form; unknown keys are ignored.
+
+        Raises:
+            TypeError: a field is missing.
+            AttributeError: it is no JSON object.
+        """
+        fields = _known(cls.__dataclass_fields__, data)
+        if (embedded := fields.get("embedded")) is not None:
+            fields["embedded"] = Rendition(**_known(Rendition.__dataclass_fields__, embedded))
+        return cls(**fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +107,7 @@ class MediaRef:
         """Return the JSON form kept under `refs/` in the store and in the ledger."""
         data = asdict(self)
         data["version"] = REF_VERSION
-        data["media"] = [asdict(m) for m in self.media]
+        data["media"] = [m.to_dict() for m in self.media]
         return data
 
     @classmethod
@@ -84,12 +122,13 @@ class MediaRef:
             raise SchemaError(
                 f"media reference has version {version!r}; this release reads {REF_VERSION}"
             )
-        fields = {k: v for k, v in data.items() if k in cls.__dataclass_fields__}
+        fields = _known(cls.__dataclass_fields__, data)
         try:
-            fields["media"] = tuple(
-                MediaObject(**{k: v for k, v in m.items() if k in MediaObject.__dataclass_fields__})
-                for m in data["media"]
-            )
+            fields["media"] = tuple(MediaObject.from_dict(m) for m in data["media"])
             return cls(**fields)
-        except (KeyError, TypeError) as exc:
+        except (KeyError, TypeError, AttributeError) as exc:
             raise SchemaError(f"media reference is incomplete: {exc}") from exc
+
+
+def _known(names: Collection[str], data: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in data.items() if k in names}

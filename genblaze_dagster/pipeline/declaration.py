@@ -9,6 +9,13 @@ from genblaze_dagster.core.canonical import canonical_hash
 from genblaze_dagster.core.enums import Modality, PromptVisibility, StepType
 from genblaze_dagster.errors import ConfigError, UnknownProviderError
 from genblaze_dagster.net.redact import find_secret
+from genblaze_dagster.pipeline.external import (
+    External,
+    ExternalInput,
+    Source,
+    StepOutput,
+    declared_inputs,
+)
 from genblaze_dagster.pipeline.retry import RetryPolicy
 from genblaze_dagster.pipeline.template import Column, PromptTemplate, declared, variables_of
 from genblaze_dagster.providers.protocol import Provider
@@ -21,9 +28,23 @@ if TYPE_CHECKING:
 
 DEFAULT_TIMEOUT_SECONDS = 600.0
 _RESERVED_PARAMS = ("input", "inputs", "metadata", "prompt_visibility")
-# Keywords of the genblaze guides that this release does not have; a model parameter of such a name
+# A keyword of the genblaze guides that this release does not have; a model parameter of such a name
 # would otherwise go to the vendor unnoticed.
-_NOT_THERE = ("external_inputs", "fallback_models", "expected_duration_sec")
+_NOT_THERE = ("expected_duration_sec",)
+
+FALLBACK_MODELS = "_fallback_models"
+FALLBACK_FROM = "fallback_from"
+FALLBACK_MODEL = "fallback_model"
+FALLBACK_ATTEMPTS = "fallback_attempts"
+INPUT_FROM = "_input_from"
+RESERVED_METADATA = (
+    FALLBACK_MODELS,
+    FALLBACK_FROM,
+    FALLBACK_MODEL,
+    FALLBACK_ATTEMPTS,
+    INPUT_FROM,
+)
+"""Metadata keys that say how a step was run; nobody may declare them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,23 +52,37 @@ class StepSpec:
     """One declared step: what to ask of which model, and from which steps its inputs come.
 
     `prompt`, `negative_prompt`, `params` and `metadata` may hold templates and `Column`s that a
-    partition's row fills. `inputs` names earlier steps. `timeout` is seconds for the whole step.
+    partition's row fills. `sources` are the inputs in order: earlier steps, and external media. `timeout` is seconds for the whole step. `fallback_from` is the declared model while one
+    of `fallback_models` is asked in its place.
     """
 
     name: str
     provider: Provider | str
     model: str
-    prompt: str | PromptTemplate | None = None
-    negative_prompt: str | PromptTemplate | None = None
+    prompt: str | PromptTemplate | None = field(default=None, repr=False)
+    negative_prompt: str | PromptTemplate | None = field(default=None, repr=False)
     seed: int | Column | None = None
-    params: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    params: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     modality: Modality = Modality.IMAGE
     step_type: StepType = StepType.GENERATE
-    inputs: tuple[str, ...] = ()
+    sources: tuple[Source, ...] = ()
     prompt_visibility: PromptVisibility = PromptVisibility.PUBLIC
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
     timeout: float = DEFAULT_TIMEOUT_SECONDS
     retry: RetryPolicy | None = None
+    fallback_models: tuple[str, ...] = ()
+    fallback_from: str | None = None
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The step of every input that an earlier step makes, in order."""
+        made = (source for source in self.sources if not isinstance(source, ExternalInput))
+        return tuple(s.step if isinstance(s, StepOutput) else s for s in made)
+
+    @property
+    def external_inputs(self) -> tuple[ExternalInput, ...]:
+        """The inputs that no step of the pipeline makes, in order."""
+        return tuple(source for source in self.sources if isinstance(source, ExternalInput))
 
     @property
     def provider_name(self) -> str:
@@ -75,8 +110,10 @@ class StepSpec:
             "seed": declared(self.seed),
             "params": declared(self.params),
             "metadata": declared(self.metadata),
-            "inputs": list(self.inputs),
+            "inputs": [s if isinstance(s, str) else s.declared for s in self.sources],
         }
+        if self.fallback_models:
+            declaration["fallback_models"] = list(self.fallback_models)
         return canonical_hash(declaration)[:12]
 
 
@@ -110,12 +147,12 @@ class Pipeline:
         self.project_id = project_id
         self.chain = chain
         self.max_concurrency = max_concurrency
-        self._steps: list[StepSpec] = []
+        self._steps: dict[str, StepSpec] = {}
 
     @property
     def steps(self) -> tuple[StepSpec, ...]:
         """The steps in declaration order; inputs always come before their users."""
-        return tuple(self._steps)
+        return tuple(self._steps.values())
 
     def step(
         self,
@@ -129,6 +166,8 @@ class Pipeline:
         modality: Modality | str = Modality.IMAGE,
         step_type: StepType | str = StepType.GENERATE,
         input_from: int | str | Sequence[int | str] | None = None,
+        external_inputs: External | Sequence[External] | None = None,
+        fallback_models: str | Sequence[str] | None = None,
         prompt_visibility: PromptVisibility | str = PromptVisibility.PUBLIC,
         metadata: Mapping[str, Any] | None = None,
         timeout: float = DEFAULT_TIMEOUT_SECONDS,
@@ -158,7 +197,8 @@ class Pipeline:
             **extra: more parameters; they win over `params`.
 
         Raises:
-            ConfigError: unknown input, duplicate name, reserved parameter or a secret in params.
+            ConfigError: unknown input, duplicate name, reserved parameter or metadata key, a secret
+                in params, or both kinds of inputs.
             UnknownProviderError: a provider name that cannot be a name.
         """
         if isinstance(provider, str) and not provider:
@@ -167,54 +207,74 @@ class Pipeline:
         merged_seed = merged.pop("seed", None)
         merged_negative = merged.pop("negative_prompt", None)
         kind = Modality(modality)
-        spec = StepSpec(
-            name=self._free_name(name, kind),
-            provider=provider,
-            model=model,
-            prompt=prompt,
-            negative_prompt=merged_negative if negative_prompt is None else negative_prompt,
-            seed=merged_seed if seed is None else seed,
-            params=merged,
-            modality=kind,
-            step_type=StepType(step_type),
-            inputs=self._inputs(input_from),
-            prompt_visibility=PromptVisibility(prompt_visibility),
-            metadata=dict(metadata or {}),
-            timeout=timeout,
-            retry=retry,
+        name = self._default_name(kind) if name is None else name
+        return self.add(
+            StepSpec(
+                name=name,
+                provider=provider,
+                model=model,
+                prompt=prompt,
+                negative_prompt=merged_negative if negative_prompt is None else negative_prompt,
+                seed=merged_seed if seed is None else seed,
+                params=merged,
+                modality=kind,
+                step_type=StepType(step_type),
+                sources=self._sources(name, input_from, external_inputs),
+                prompt_visibility=PromptVisibility(prompt_visibility),
+                metadata=dict(metadata or {}),
+                timeout=timeout,
+                retry=retry,
+                fallback_models=_names(fallback_models),
+            )
         )
+
+    def add(self, spec: StepSpec) -> Self:
+        """Add a step that is declared already, and return the pipeline.
+
+        Raises:
+            ConfigError: as `step`.
+        """
+        if not spec.name.replace("_", "").isalnum() or not spec.name.isascii():
+            raise ConfigError(f"step name {spec.name!r} is not usable; use letters, digits and _")
+        if spec.name in self._steps:
+            raise ConfigError(f"step name {spec.name!r} is taken; names are unique in a pipeline")
+        for wanted in spec.inputs:
+            self._step_named(wanted)
         _check(spec)
-        self._steps.append(spec)
+        self._steps[spec.name] = spec
         return self
 
-    def _free_name(self, name: str | None, modality: Modality) -> str:
-        taken = {step.name for step in self._steps}
-        if name is not None:
-            if not name.replace("_", "").isalnum() or not name.isascii():
-                raise ConfigError(f"step name {name!r} is not usable; use letters, digits and _")
-            if name in taken:
-                raise ConfigError(f"step name {name!r} is taken; names are unique in a pipeline")
-            return name
+    def _default_name(self, modality: Modality) -> str:
         candidate, number = modality.value, 1
-        while candidate in taken:
+        while candidate in self._steps:
             number += 1
             candidate = f"{modality.value}_{number}"
         return candidate
 
-    def _inputs(self, input_from: int | str | Sequence[int | str] | None) -> tuple[str, ...]:
+    def _sources(
+        self,
+        name: str,
+        input_from: int | str | Sequence[int | str] | None,
+        external_inputs: External | Sequence[External] | None,
+    ) -> tuple[Source, ...]:
+        if external_inputs is not None:
+            if input_from is not None:
+                raise ConfigError(
+                    f"step {name!r} has both input_from and external_inputs; give one of them"
+                )
+            return declared_inputs(external_inputs, name)
         if input_from is None:
-            return (self._steps[-1].name,) if self.chain and self._steps else ()
+            return tuple(self._steps)[-1:] if self.chain else ()
         wanted = [input_from] if isinstance(input_from, int | str) else list(input_from)
         return tuple(self._step_named(item) for item in wanted)
 
     def _step_named(self, wanted: int | str) -> str:
-        names = [step.name for step in self._steps]
         if isinstance(wanted, int):
-            if 0 <= wanted < len(names):
-                return names[wanted]
-        elif wanted in names:
+            if 0 <= wanted < len(self._steps):
+                return list(self._steps)[wanted]
+        elif wanted in self._steps:
             return wanted
-        known = ", ".join(names) or "none yet"
+        known = ", ".join(self._steps) or "none yet"
         raise ConfigError(f"input_from {wanted!r} names no earlier step (there are: {known})")
 
     def run(self, **options: Any) -> "PipelineResult":
@@ -247,6 +307,10 @@ class Pipeline:
         return pipeline_assets(self, **options)
 
 
+def _names(models: str | Sequence[str] | None) -> tuple[str, ...]:
+    return (models,) if isinstance(models, str) else tuple(models or ())
+
+
 def _check(spec: StepSpec) -> None:
     for reserved in _RESERVED_PARAMS:
         if reserved in spec.params:
@@ -254,6 +318,23 @@ def _check(spec: StepSpec) -> None:
     for absent in _NOT_THERE:
         if absent in spec.params:
             raise ConfigError(f"step {spec.name!r} uses {absent!r}, which this release lacks")
+    for reserved in RESERVED_METADATA:
+        if reserved in spec.metadata:
+            raise ConfigError(
+                f"metadata of step {spec.name!r} holds {reserved!r}, which says how a step was run; "
+                "choose another key"
+            )
+    if spec.prompt_visibility is PromptVisibility.ENCRYPTED:
+        raise ConfigError(
+            f"step {spec.name!r} asks for an encrypted prompt, and this release has no encryption; "
+            "with 'private' the prompt stays out of everything that is stored"
+        )
+    models = (spec.model, *spec.fallback_models)
+    if spec.fallback_models and (len(set(models)) < len(models) or not all(models)):
+        raise ConfigError(
+            f"fallback_models of step {spec.name!r} repeat a model or hold an empty one; name each "
+            "model to ask once"
+        )
     where = find_secret(declared(spec.params))
     if where is not None:
         raise ConfigError(

@@ -1,10 +1,13 @@
 """Run a whole pipeline in this process: every step as soon as its inputs are there."""
 
 import asyncio
-from collections.abc import Mapping
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 from uuid_utils import compat as uuid_utils
 
@@ -62,6 +65,29 @@ class Indexer(Protocol):
         ...
 
 
+_NOT_IN_KEY = re.compile(r"[^A-Za-z0-9_]+")
+_MOST_NAME_CHARS = 60
+
+OnOutcome = Callable[[StepSpec, StepOutcome], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Refinement:
+    """The run that a new one repeats or refines: its id, and the run metadata to keep.
+
+    The steps are kept under `replay/<pipeline>/<step>` with the old run's id as partition, so the
+    current media of no asset changes. One manifest of the whole run has the old id as its parent.
+    """
+
+    run_id: str
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def asset_key(self, pipeline: str | None, step: str) -> str:
+        """Return the key under which a step's media is referenced."""
+        name = _NOT_IN_KEY.sub("_", pipeline or "pipeline")[:_MOST_NAME_CHARS]
+        return f"replay/{name}/{step}"
+
+
 async def execute(
     pipeline: Pipeline,
     *,
@@ -76,6 +102,10 @@ async def execute(
     retry: RetryPolicy | None = None,
     on_event: EventHandler | None = None,
     max_concurrency: int | None = None,
+    scope: str | None = None,
+    refines: Refinement | None = None,
+    on_outcome: OnOutcome | None = None,
+    input_roots: Sequence[Path] | None = None,
 ) -> PipelineResult:
     """Run every step of a pipeline; independent steps run at the same time.
 
@@ -94,6 +124,11 @@ async def execute(
         retry: policy of steps that have none of their own.
         on_event: called with every `StepEvent`.
         max_concurrency: steps at once.
+        scope: in which nothing is paid twice; a new one when left out.
+        refines: the run this one repeats or refines.
+        on_outcome: awaited with every step that has become durable.
+        input_roots: folders whose files may be external inputs, besides the temporary one; those
+            of GENBLAZE_INPUT_ROOTS when left out.
 
     Raises:
         ConfigError: the pipeline is empty, or sink and store are both given.
@@ -109,10 +144,20 @@ async def execute(
             ledger = Ledger(ledger or default_ledger_url())
             opened.callback(ledger.close)
         runner = await opened.enter_async_context(
-            Runner(destination, ledger, retry=retry, on_event=on_event)
+            Runner(destination, ledger, retry=retry, on_event=on_event, input_roots=input_roots)
         )
         limit = max_concurrency or pipeline.max_concurrency or DEFAULT_CONCURRENCY
-        graph = _Graph(pipeline, runner, variables or {}, reuse, fail_fast, limit)
+        graph = _Graph(
+            pipeline,
+            runner,
+            variables=variables or {},
+            reuse=reuse,
+            fail_fast=fail_fast,
+            limit=limit,
+            scope=scope or str(uuid_utils.uuid7()),
+            refines=refines,
+            on_outcome=on_outcome,
+        )
         await graph.run()
         result = await graph.result(index)
     if result.errors and raise_on_failure:
@@ -133,10 +178,14 @@ class _Graph:
         self,
         pipeline: Pipeline,
         runner: Runner,
+        *,
         variables: Mapping[str, object],
         reuse: bool,
         fail_fast: bool,
         limit: int,
+        scope: str,
+        refines: Refinement | None,
+        on_outcome: OnOutcome | None,
     ) -> None:
         self._pipeline = pipeline
         self._runner = runner
@@ -144,7 +193,9 @@ class _Graph:
         self._reuse = reuse
         self._fail_fast = fail_fast
         self._slots = asyncio.Semaphore(limit)
-        self._scope = str(uuid_utils.uuid7())
+        self._scope = scope
+        self._refines = refines
+        self._on_outcome = on_outcome
         self._started_at = datetime.now(UTC)
         self._outcomes: dict[str, StepOutcome] = {}
         self._errors: dict[str, GenblazeError] = {}
@@ -174,7 +225,7 @@ class _Graph:
                 )
                 return
             try:
-                self._outcomes[spec.name] = await self._runner.run_step(
+                outcome = await self._runner.run_step(
                     spec,
                     self._target(spec),
                     variables=self._variables,
@@ -182,11 +233,17 @@ class _Graph:
                 )
             except GenblazeError as exc:
                 self._errors[spec.name] = exc
+                return
+            self._outcomes[spec.name] = outcome
+            if self._on_outcome is not None:
+                await self._on_outcome(spec, outcome)
 
     def _target(self, spec: StepSpec) -> Target:
+        name, refines = self._pipeline.name, self._refines
+        own_key = f"{name or 'pipeline'}/{spec.name}"
         return Target(
-            asset_key=f"{self._pipeline.name or 'pipeline'}/{spec.name}",
-            partition_key=None,
+            asset_key=own_key if refines is None else refines.asset_key(name, spec.name),
+            partition_key=None if refines is None else refines.run_id or None,
             scope=self._scope,
             reuse=self._reuse,
             tenant_id=self._pipeline.tenant_id,
@@ -201,12 +258,16 @@ class _Graph:
         """Build the result: the last step's manifest when it covers the run, else one that does."""
         store = self._runner.store
         leaves = self._leaves()
-        if not self._errors and len(leaves) == 1:
+        manifest_key = None
+        if not self._errors and len(leaves) == 1 and self._refines is None:
             manifest = self._outcomes[leaves[0]].manifest
         else:
             manifest = self._whole()
-            await write_manifest(store, manifest)
+            manifest_key = await write_manifest(store, manifest)
         if index is not None:
+            if self._refines is not None:
+                # The link to the run before is in this manifest only.
+                index.add(manifest, manifest_key=manifest_key)
             for outcome in self._outcomes.values():
                 if outcome.origin is Origin.REUSED:
                     # Its run is indexed as what it was made for.
@@ -214,7 +275,7 @@ class _Graph:
                 index.add(
                     outcome.manifest,
                     asset_key=outcome.ref.asset_key,
-                    partition_key=None,
+                    partition_key=outcome.ref.partition_key,
                     manifest_key=outcome.ref.manifest_key,
                 )
             await index.flush()
@@ -236,8 +297,11 @@ class _Graph:
             if spec.name in self._errors
         ]
         completed_at = datetime.now(UTC)
+        refines = self._refines
         run = Run(
             run_id=str(uuid_utils.uuid7()),
+            parent_run_id=None if refines is None else refines.run_id,
+            metadata={} if refines is None else dict(refines.metadata),
             tenant_id=self._pipeline.tenant_id,
             project_id=self._pipeline.project_id,
             name=self._pipeline.name,

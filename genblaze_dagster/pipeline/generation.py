@@ -11,7 +11,12 @@ from genblaze_dagster.core.enums import PromptVisibility
 from genblaze_dagster.core.manifest import check_json
 from genblaze_dagster.errors import ConfigError
 from genblaze_dagster.net.redact import find_secret
-from genblaze_dagster.pipeline.declaration import StepSpec
+from genblaze_dagster.pipeline.declaration import (
+    FALLBACK_FROM,
+    FALLBACK_MODEL,
+    FALLBACK_MODELS,
+    StepSpec,
+)
 from genblaze_dagster.pipeline.template import render_value
 from genblaze_dagster.providers.protocol import GenerationRequest, InputMedia, Provider
 
@@ -47,7 +52,7 @@ def render(
         ProviderError: the provider refuses the request.
     """
     params = render_value(dict(spec.params), variables)
-    metadata = render_value(dict(spec.metadata), variables)
+    metadata = {**render_value(dict(spec.metadata), variables), **_fallback(spec)}
     prompt = render_value(spec.prompt, variables)
     negative_prompt = render_value(spec.negative_prompt, variables)
     check_json(params, where=f"params of step {spec.name!r}")
@@ -91,6 +96,16 @@ def render(
     return Generation(spec, provider, request, metadata, key)
 
 
+def _fallback(spec: StepSpec) -> dict[str, Any]:
+    """Return what a manifest says of the models that may stand in, and of the one that does."""
+    if not spec.fallback_models:
+        return {}
+    declared = {FALLBACK_MODELS: list(spec.fallback_models)}
+    if spec.fallback_from is None:
+        return declared
+    return {**declared, FALLBACK_FROM: spec.fallback_from, FALLBACK_MODEL: spec.model}
+
+
 def _seed(value: object, step: str) -> int | None:
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
@@ -112,6 +127,11 @@ def recorded_prompts(generation: Generation) -> tuple[str | None, str | None, di
         return request.prompt, request.negative_prompt, metadata
     for name, text in (("prompt", request.prompt), ("negative_prompt", request.negative_prompt)):
         if text is not None:
-            digest = hashlib.sha256(unicodedata.normalize("NFC", text).encode()).hexdigest()
-            metadata[f"{name}_sha256"] = digest
+            metadata[f"{name}_sha256"] = fingerprint(text)
     return None, None, metadata
+
+
+def fingerprint(prompt: str) -> str:
+    """Return the SHA-256 of a prompt's NFC text, by which it is recognised without being kept."""
+    text = unicodedata.normalize("NFC", prompt)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -69,7 +69,9 @@ def input_media(
     found: list[InputMedia] = []
     for ref, manifest in zip(refs, manifests, strict=True):
         records = {a.asset_id: a for step in manifest.run.steps for a in step.assets}
-        found += [_input(store, media, records.get(media.asset_id)) for media in ref.media]
+        for media in ref.media:
+            asset = records.get(media.asset_id) or asset_record(media)
+            found.append(stored_input(store, media.key, asset))
     return found
 
 
@@ -87,16 +89,16 @@ def asset_record(media: MediaObject) -> Asset:
     )
 
 
-def _input(store: MediaStore, media: MediaObject, record: Asset | None) -> InputMedia:
-    asset = record or asset_record(media)
+def stored_input(store: MediaStore, key: str, asset: Asset) -> InputMedia:
+    """Return an object of the store as a provider reads it; `asset` is its record."""
 
     async def read() -> bytes:
-        return await store.get(media.key)
+        return await store.get(key)
 
     def stream() -> AsyncIterator[bytes]:
-        return store.stream(media.key)
+        return store.stream(key)
 
-    return InputMedia(asset=asset, read=read, stream=stream, public_url=_signer(store, media.key))
+    return InputMedia(asset=asset, read=read, stream=stream, public_url=_signer(store, key))
 
 
 def _signer(store: MediaStore, key: str) -> Callable[[], str | None]:

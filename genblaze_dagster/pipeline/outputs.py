@@ -16,7 +16,9 @@ from genblaze_dagster.media.sniff import extension_for, sniff_media_type
 from genblaze_dagster.net.download import stream_download
 from genblaze_dagster.providers.protocol import Output
 from genblaze_dagster.storage.keys import Placement
+from genblaze_dagster.storage.rendition import Renditions
 from genblaze_dagster.storage.store import MediaStore, StoredMedia
+from genblaze_dagster.storage.transfer import MediaSource
 
 UNKNOWN_MEDIA_TYPE = "application/octet-stream"
 
@@ -28,12 +30,13 @@ _SNIFF_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class OutputStorage:
-    """Where the outputs of one run go."""
+    """Where the outputs of one run go; `renditions` is told what they can be made from."""
 
     store: MediaStore
     run_id: str
     tenant_id: str | None
     created_at: datetime
+    renditions: Renditions
 
     async def keep(self, outputs: Sequence[Output]) -> list[tuple[Asset, MediaObject]]:
         """Store all outputs and return their records, in order.
@@ -44,7 +47,12 @@ class OutputStorage:
         """
         if not outputs:
             raise OutputError("the provider reports success but returned no output")
-        return [await self._keep_one(output, index) for index, output in enumerate(outputs)]
+        try:
+            return [await self._keep_one(output, index) for index, output in enumerate(outputs)]
+        except BaseException:
+            # They are stored anew, if at all.
+            await self.renditions.drop()
+            raise
 
     async def _keep_one(self, output: Output, index: int) -> tuple[Asset, MediaObject]:
         # Derived, so that storing the same run again after a crash gives the same record.
@@ -65,17 +73,12 @@ class OutputStorage:
         return _records(asset_id, stored, facts)
 
     async def _keep_local(self, output: Output, placement: Placement) -> StoredMedia:
-        source = output.data if output.data is not None else output.path
+        source = _local(output)
         if source is None:
             raise OutputError("the provider returned an output without data, path or url")
         head = await asyncio.to_thread(_head, source)
         media_type = output.media_type or sniff_media_type(head) or UNKNOWN_MEDIA_TYPE
-        return await self.store.put_media(
-            source,
-            media_type=media_type,
-            extension=extension_for(media_type) or None,
-            placement=placement,
-        )
+        return await self._put(source, source, media_type, placement)
 
     async def _keep_url(self, output: Output, url: str, placement: Placement) -> StoredMedia:
         async with stream_download(url, headers=output.headers) as download:
@@ -87,16 +90,28 @@ class OutputStorage:
                 or (download.content_type or "").partition(";")[0].strip()
                 or UNKNOWN_MEDIA_TYPE
             )
-            return await self.store.put_media(
-                _with_head(head, chunks),
-                media_type=media_type,
-                extension=extension_for(media_type) or None,
-                placement=placement,
-            )
+            return await self._put(_with_head(head, chunks), None, media_type, placement)
+
+    async def _put(
+        self,
+        source: MediaSource,
+        local: bytes | Path | None,
+        media_type: str,
+        placement: Placement,
+    ) -> StoredMedia:
+        stored = await self.store.put_media(
+            source,
+            media_type=media_type,
+            extension=extension_for(media_type) or None,
+            placement=placement,
+            twin=self.renditions.wanted,
+        )
+        self.renditions.remember(placement.asset_id, stored, local)
+        return stored
 
     async def _facts(self, output: Output, stored: StoredMedia) -> Mapping[str, Any]:
         media_type = stored.media_type or UNKNOWN_MEDIA_TYPE
-        source: bytes | Path | None = output.data if output.data is not None else output.path
+        source = _local(output) or stored.data
         if source is None:
             whole = not media_type.startswith("image/") and stored.size_bytes <= _PROBE_LIMIT_BYTES
             source = await self.store.get(stored.key) if whole else stored.head
@@ -130,6 +145,10 @@ def _records(
         duration=asset.duration,
     )
     return asset, media
+
+
+def _local(output: Output) -> bytes | Path | None:
+    return output.data if output.data is not None else output.path
 
 
 def _head(source: bytes | Path) -> bytes:

@@ -4,9 +4,12 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from genblaze_dagster.core.reference import MediaRef
+from genblaze_dagster.errors import NotFoundError
 from genblaze_dagster.pipeline.declaration import Pipeline, StepSpec
+from genblaze_dagster.pipeline.fallback import models_of
 from genblaze_dagster.pipeline.generation import render
-from genblaze_dagster.pipeline.lineage import Upstream, input_media
+from genblaze_dagster.pipeline.inputs import Consumed, Inputs
+from genblaze_dagster.pipeline.lineage import Upstream
 from genblaze_dagster.providers.registry import resolve_provider
 from genblaze_dagster.storage.refs import read_ref
 from genblaze_dagster.storage.store import MediaStore
@@ -30,7 +33,7 @@ async def stored_steps(
         StorageError: the store cannot be read.
     """
     found: dict[str, MediaRef] = {}
-    upstream = Upstream(store)
+    inputs = Inputs(store, Upstream(store))
     for spec in pipeline.steps:
         if any(name not in found for name in spec.inputs):
             continue
@@ -38,24 +41,24 @@ async def stored_steps(
         ref = await read_ref(store, asset_key, partition_key)
         if ref is None:
             continue
-        inputs = [found[name] for name in spec.inputs]
-        key = await _generation_key(spec, upstream, store, inputs, variables)
+        # The model that delivered may be one of the step's fallbacks.
+        asked = next((model for model in models_of(spec) if model.model == ref.model), None)
+        if asked is None:
+            continue
+        refs = [found[name] for name in spec.inputs]
+        try:
+            consumed = await inputs.consumed(spec, refs, download=False)
+        except NotFoundError:
+            continue
+        key = _generation_key(asked, consumed, variables)
         if key == ref.generation_key and await _is_there(store, ref):
             found[spec.name] = ref
     return found
 
 
-async def _generation_key(
-    spec: StepSpec,
-    upstream: Upstream,
-    store: MediaStore,
-    inputs: Sequence[MediaRef],
-    variables: Mapping[str, object],
-) -> str:
-    manifests = await upstream.manifests(inputs)
+def _generation_key(spec: StepSpec, consumed: Consumed, variables: Mapping[str, object]) -> str:
     provider = resolve_provider(spec.provider) if isinstance(spec.provider, str) else spec.provider
-    media = input_media(store, inputs, manifests)
-    return render(spec, provider, variables=variables, inputs=media).key
+    return render(spec, provider, variables=variables, inputs=consumed.media).key
 
 
 async def _is_there(store: MediaStore, ref: MediaRef) -> bool:

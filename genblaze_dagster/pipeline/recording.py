@@ -18,6 +18,7 @@ from genblaze_dagster.pipeline.outcome import Target
 from genblaze_dagster.providers.protocol import Result
 from genblaze_dagster.storage.manifests import write_manifest
 from genblaze_dagster.storage.refs import read_ref, write_ref
+from genblaze_dagster.storage.rendition import Renditions
 from genblaze_dagster.storage.store import MediaStore
 
 
@@ -39,8 +40,11 @@ class Recording:
     completed_at: datetime
     retries: int
 
-    async def write(self, store: MediaStore) -> tuple[MediaRef, Manifest]:
+    async def write(self, store: MediaStore, renditions: Renditions) -> tuple[MediaRef, Manifest]:
         """Write manifest, then reference; after a crash the same call gives the same objects.
+
+        The renditions are made in between, of what the manifest proves; if one cannot be made, the
+        reference says why.
 
         Raises:
             StorageError: nothing after the failed object was written.
@@ -59,7 +63,8 @@ class Recording:
             run.steps[-1].run_id = run.run_id
             manifest = Manifest.from_run(run)
             manifest_key = await write_manifest(store, manifest)
-        ref = self._ref(store, manifest, manifest_key)
+        media = await renditions.made([media for _, media in self.kept], manifest)
+        ref = self._ref(store, manifest, manifest_key, media)
         await write_ref(store, ref)
         return ref, manifest
 
@@ -110,7 +115,13 @@ class Recording:
             metadata=metadata,
         )
 
-    def _ref(self, store: MediaStore, manifest: Manifest, manifest_key: str) -> MediaRef:
+    def _ref(
+        self,
+        store: MediaStore,
+        manifest: Manifest,
+        manifest_key: str,
+        media: tuple[MediaObject, ...],
+    ) -> MediaRef:
         return MediaRef(
             asset_key=self.target.asset_key,
             partition_key=self.target.partition_key,
@@ -125,7 +136,7 @@ class Recording:
             modality=self.generation.spec.modality.value,
             cost_usd=self.result.cost_usd,
             created_at=self.completed_at.isoformat(),
-            media=tuple(media for _, media in self.kept),
+            media=media,
         )
 
 

@@ -6,8 +6,10 @@ manifest, reference, ledger row finished. Only then does anyone hear of the resu
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Self
 
+from genblaze_dagster.core.policy import EmbedPolicy
 from genblaze_dagster.core.reference import MediaRef
 from genblaze_dagster.errors import GenblazeError
 from genblaze_dagster.ledger.ledger import Ledger
@@ -15,6 +17,7 @@ from genblaze_dagster.net.redact import redact
 from genblaze_dagster.pipeline.claims import Claims
 from genblaze_dagster.pipeline.declaration import StepSpec
 from genblaze_dagster.pipeline.events import EventHandler, StepEventType
+from genblaze_dagster.pipeline.inputs import Inputs
 from genblaze_dagster.pipeline.lineage import Upstream
 from genblaze_dagster.pipeline.outcome import StepOutcome, Target
 from genblaze_dagster.pipeline.retry import RetryPolicy
@@ -33,6 +36,8 @@ class Runner:
         on_event: called on the event loop with every `StepEvent`; must be quick.
         clock: current time, aware UTC.
         lease_seconds: after this long without a sign of life another worker may take over.
+        input_roots: folders whose files may be external inputs; see `inputs.Inputs`.
+        embed: also store every output with its manifest inside, showing what this policy allows.
     """
 
     def __init__(
@@ -44,15 +49,20 @@ class Runner:
         on_event: EventHandler | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         lease_seconds: float = 60.0,
+        input_roots: Sequence[Path] | None = None,
+        embed: EmbedPolicy | None = None,
     ) -> None:
         self.store = store
+        upstream = Upstream(store)
         self._tools = Tools(
             store=store,
             claims=Claims(ledger, lease_seconds=lease_seconds),
-            upstream=Upstream(store),
+            upstream=upstream,
+            inputs=Inputs(store, upstream, roots=input_roots),
             retry=retry or RetryPolicy(),
             on_event=on_event,
             clock=clock,
+            embed=embed,
         )
 
     async def __aenter__(self) -> Self:
@@ -87,7 +97,9 @@ class Runner:
             ProviderError: the vendor refused or failed.
             HeldError: the answer to a submit was lost; nothing is sent again.
             StorageError: the store failed; a submitted job is resumed next time.
-            ManifestError: an input's manifest does not verify, or the request cannot be recorded.
+            ManifestError: an input is not what its record or manifest says, or the request cannot
+                be recorded.
+            UnsafeUrlError: the guard refuses the address of an external input.
             PromptTemplateError: the row lacks a variable.
         """
         work = Work(self._tools, spec, target)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from genblaze_dagster.core.enums import ProviderErrorCode
 from genblaze_dagster.core.manifest import Manifest
 from genblaze_dagster.core.models import Asset
+from genblaze_dagster.core.policy import EmbedPolicy
 from genblaze_dagster.core.reference import MediaObject, MediaRef
 from genblaze_dagster.errors import GenblazeError, HeldError, ProviderError, StorageError
 from genblaze_dagster.ledger.submission import ClaimKind, Intent, LedgerRow
@@ -17,9 +18,11 @@ from genblaze_dagster.net.redact import redact
 from genblaze_dagster.pipeline.claims import Claims, Lease
 from genblaze_dagster.pipeline.declaration import StepSpec
 from genblaze_dagster.pipeline.events import EventHandler, StepEvent, StepEventType
+from genblaze_dagster.pipeline.fallback import CANCELLED, Fallback
 from genblaze_dagster.pipeline.generation import Generation, render
+from genblaze_dagster.pipeline.inputs import Inputs
 from genblaze_dagster.pipeline.job import Job
-from genblaze_dagster.pipeline.lineage import Upstream, input_media, steps_before
+from genblaze_dagster.pipeline.lineage import Upstream, steps_before
 from genblaze_dagster.pipeline.outcome import Origin, StepOutcome, Target
 from genblaze_dagster.pipeline.outputs import OutputStorage
 from genblaze_dagster.pipeline.recording import Recording
@@ -27,6 +30,7 @@ from genblaze_dagster.pipeline.retry import RetryPolicy, is_ambiguous
 from genblaze_dagster.providers.protocol import Provider, Result
 from genblaze_dagster.providers.registry import resolve_provider
 from genblaze_dagster.storage.refs import read_ref, write_ref
+from genblaze_dagster.storage.rendition import Renditions
 from genblaze_dagster.storage.store import MediaStore
 
 T = TypeVar("T")
@@ -44,13 +48,18 @@ class Tools:
     store: MediaStore
     claims: Claims
     upstream: Upstream
+    inputs: Inputs
     retry: RetryPolicy
     on_event: EventHandler | None
     clock: Callable[[], datetime]
+    embed: EmbedPolicy | None
 
 
 class Work:
-    """One step for one target; `run` is called once."""
+    """One step for one target; `run` is called once.
+
+    `left_open` is True when the last attempt failed and its submission may still deliver.
+    """
 
     def __init__(self, tools: Tools, spec: StepSpec, target: Target) -> None:
         self._tools = tools
@@ -59,6 +68,9 @@ class Work:
         self._spec = spec
         self._target = target
         self._started = time.monotonic()
+        self._model = spec.model
+        self._manifests: Sequence[Manifest] = ()
+        self.left_open = False
 
     def notify(self, kind: StepEventType, **details: Any) -> None:
         """Tell about one moment of this step."""
@@ -71,7 +83,7 @@ class Work:
                 asset_key=self._target.asset_key,
                 partition_key=self._target.partition_key,
                 provider=self._spec.provider_name,
-                model=self._spec.model,
+                model=self._model,
                 elapsed_seconds=time.monotonic() - self._started,
                 **details,
             )
@@ -84,14 +96,30 @@ class Work:
         provider: Provider | None,
     ) -> StepOutcome:
         """Claim, generate, store and record; see `Runner.run_step`."""
-        manifests = await self._tools.upstream.manifests(inputs)
-        generation = render(
-            self._spec,
-            provider or _provider(self._spec),
-            variables=variables,
-            inputs=input_media(self._store, inputs, manifests),
+        consumed = await self._tools.inputs.consumed(self._spec, inputs)
+        self._manifests = consumed.manifests
+        chosen = provider or _provider(self._spec)
+
+        def request(spec: StepSpec) -> Generation:
+            return render(spec, chosen, variables=variables, inputs=consumed.media)
+
+        if not self._spec.fallback_models:
+            return await self.attempt(request(self._spec))
+        models = Fallback(
+            self._tools.claims, self._spec, self, render=request, scope=self._target.scope
         )
-        intent = self._intent(generation)
+        return await models.run()
+
+    def fell_back(self, failed: StepSpec, code: str, instead: StepSpec) -> None:
+        """Tell that one model failed and another is asked."""
+        self._model = failed.model
+        self.notify(StepEventType.RETRIED, detail=f"fallback: {code}, next is {instead.model!r}")
+
+    async def attempt(self, generation: Generation) -> StepOutcome:
+        """Ask one model, or take what it has given before."""
+        self.left_open = False
+        self._model = generation.spec.model
+        intent = self.intent(generation)
         lease = await self._claim(intent)
         if lease.kind in _NOTHING_TO_DO:
             taken = await self._take(lease.row, lease.kind)
@@ -109,19 +137,20 @@ class Work:
                     f"media of {self._target.asset_key} is deleted as fast as it is generated; "
                     "check the store's lifecycle rules"
                 )
-        return await self._generate(generation, lease, manifests)
+        return await self._generate(generation, lease, self._manifests)
 
     async def _claim(self, intent: Intent) -> Lease:
         return await self._tools.claims.claim(intent, patience_seconds=self._spec.timeout)
 
-    def _intent(self, generation: Generation) -> Intent:
+    def intent(self, generation: Generation) -> Intent:
+        """Return what a generation wants of the ledger."""
         return Intent(
             asset_key=self._target.asset_key,
             partition_key=self._target.partition_key,
             scope=self._target.scope,
             generation_key=generation.key,
             provider=generation.provider.name,
-            model=self._spec.model,
+            model=generation.spec.model,
             deduplicates=generation.provider.deduplicates,
             reuse=self._target.reuse,
         )
@@ -218,21 +247,28 @@ class Work:
         started_at: datetime,
     ) -> tuple[MediaRef, Manifest]:
         """Bytes, manifest, reference, ledger: in this order, so that each implies the ones before."""
-        kept = await self._keep(lease.row, result, started_at)
-        recording = Recording(
-            generation=job.generation,
-            target=self._target,
-            row=lease.row,
-            job_id=job.job_id,
-            result=result,
-            kept=kept,
-            upstream=steps_before(manifests),
-            started_at=started_at,
-            completed_at=self._tools.clock(),
-            retries=max(job.attempts - 1, 0),
-        )
-        ref, manifest = await recording.write(self._store)
+        async with Renditions(
+            self._store, self._tools.embed, given_up=lambda: job.interrupted
+        ) as renditions:
+            kept = await self._keep(lease.row, result, started_at, renditions)
+            recording = Recording(
+                generation=job.generation,
+                target=self._target,
+                row=lease.row,
+                job_id=job.job_id,
+                result=result,
+                kept=kept,
+                upstream=steps_before(manifests),
+                started_at=started_at,
+                completed_at=self._tools.clock(),
+                retries=max(job.attempts - 1, 0),
+            )
+            ref, manifest = await recording.write(self._store, renditions)
         await lease.apply(self._ledger.stored, result=ref.to_dict(), cost_usd=result.cost_usd)
+        for media in ref.media:
+            if media.not_embedded is not None:
+                detail = f"no embedded rendition of {media.key}: {media.not_embedded}"
+                self.notify(StepEventType.PROGRESS, detail=detail)
         return ref, manifest
 
     async def _idempotency_key(self, lease: Lease) -> str:
@@ -251,9 +287,11 @@ class Work:
         return f"{row.run_id}-{len(failed)}" if failed else row.run_id
 
     async def _keep(
-        self, row: LedgerRow, result: Result, started_at: datetime
+        self, row: LedgerRow, result: Result, started_at: datetime, renditions: Renditions
     ) -> list[tuple[Asset, MediaObject]]:
-        outputs = OutputStorage(self._store, row.run_id, self._target.tenant_id, started_at)
+        outputs = OutputStorage(
+            self._store, row.run_id, self._target.tenant_id, started_at, renditions
+        )
         policy = self._tools.retry
         attempt = 0
         while True:
@@ -283,14 +321,17 @@ class Work:
             if job.is_over(error):
                 await lease.apply(self._ledger.failed, code=code, message=message, sent=True)
             else:
+                self.left_open = True
                 await lease.apply(self._ledger.release)
             return
         if not isinstance(error, ProviderError):
             # A one-call answer could not be stored: the vendor has been paid, so the row stays
             # open and is held, unless the vendor hands the same result out again.
+            self.left_open = True
             await lease.apply(self._ledger.release)
             return
         answer_lost = job.answer_lost or is_ambiguous(error)
+        self.left_open = answer_lost or lease.row.answer_lost
         lost = answer_lost and not job.generation.provider.deduplicates
         sent = None if answer_lost else bool(error.sent)
         await lease.apply(self._ledger.failed, code=code, message=message, sent=sent)
@@ -309,7 +350,7 @@ class Work:
         if nothing_sent or await job.cancel_upstream():
             await lease.apply(
                 self._ledger.failed,
-                code="cancelled",
+                code=CANCELLED,
                 message="cancelled with its run",
                 sent=not nothing_sent,
             )

@@ -1,5 +1,6 @@
 """Stored media as an upstream asset receives it: a reference, and its bytes only when asked."""
 
+import asyncio
 import hashlib
 import io
 import tempfile
@@ -9,8 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, Self, cast
 
 from genblaze_dagster.core.manifest import Manifest
-from genblaze_dagster.core.reference import MediaObject, MediaRef
+from genblaze_dagster.core.reference import MediaObject, MediaRef, Rendition
 from genblaze_dagster.errors import IntegrityError
+from genblaze_dagster.media.whole import replacing
 from genblaze_dagster.net.loop import run_sync
 from genblaze_dagster.storage.manifests import read_manifest
 from genblaze_dagster.storage.store import MediaStore
@@ -25,20 +27,148 @@ _BUFFER_BYTES = 1024 * 1024
 _Bytes = bytes
 
 
-class Media:
+class StoredFile:
+    """An object of the store, read lazily.
+
+    Whole reads are hashed and compared with what was stored. A temporary file made by `path()` is
+    deleted when the object is closed, used as a context manager, or no longer referenced.
+    Pickling keeps where the object is, never bytes.
+
+    Args:
+        store: where it is.
+        stored: what is known about it.
+        media_type: such as `image/png`.
+    """
+
+    def __init__(self, store: MediaStore, stored: MediaObject | Rendition, media_type: str) -> None:
+        self.store = store
+        self._stored = stored
+        self._media_type = media_type
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.key!r}, media_type={self.media_type!r})"
+
+    def __getstate__(self) -> tuple[object, ...]:
+        return self.store, self._stored, self._media_type
+
+    def __setstate__(self, state: tuple[object, ...]) -> None:
+        self.__init__(*state)  # pyright: ignore[reportArgumentType]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def key(self) -> str:
+        """Key in the store."""
+        return self._stored.key
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the bytes."""
+        return self._stored.sha256
+
+    @property
+    def media_type(self) -> str:
+        """Media type, such as `image/png`."""
+        return self._media_type
+
+    @property
+    def size_bytes(self) -> int:
+        """Size in bytes."""
+        return self._stored.size_bytes
+
+    @property
+    def url(self) -> str:
+        """Durable URL without credentials."""
+        return self._stored.url
+
+    def bytes(self) -> _Bytes:
+        """Return the whole content.
+
+        Raises:
+            IntegrityError: the bytes are not those that were stored.
+            StorageError: they cannot be read.
+        """
+        return run_sync(self.aread())
+
+    async def aread(self) -> _Bytes:
+        """Return the whole content, in async code; raises as `bytes`."""
+        data = await self.store.get(self.key)
+        self._check(hashlib.sha256(data).hexdigest())
+        return data
+
+    async def astream(self) -> AsyncGenerator[_Bytes, None]:
+        """Yield the content in pieces.
+
+        Raises:
+            IntegrityError: after the last piece, when the bytes are not those that were stored.
+            StorageError: they cannot be read.
+        """
+        digest = hashlib.sha256()
+        async for chunk in self.store.stream(self.key):
+            digest.update(chunk)
+            yield chunk
+        self._check(digest.hexdigest())
+
+    def open(self) -> BinaryIO:
+        """Open the content as a seekable binary file that reads on demand; not hashed."""
+        raw = _ObjectFile(self.store.client.open_reader(self.key))
+        return cast(BinaryIO, io.BufferedReader(raw, _BUFFER_BYTES))
+
+    def path(self) -> Path:
+        """Return a temporary file with the content, for tools that want a path.
+
+        Raises:
+            IntegrityError: the bytes are not those that were stored.
+            StorageError: they cannot be read.
+        """
+        if self._folder is None:
+            folder = tempfile.TemporaryDirectory(prefix="genblaze-", ignore_cleanup_errors=True)
+            self._folder = folder
+            weakref.finalize(self, folder.cleanup)
+        target = Path(self._folder.name) / PurePosixPath(self.key).name
+        if not target.exists():
+            run_sync(self.adownload(target))
+        return target
+
+    async def adownload(self, target: Path) -> None:
+        """Write the content to a file, which is there whole or not at all; raises as `path`."""
+        with replacing(target) as part, part.open("wb") as file:
+            async for chunk in self.astream():
+                await asyncio.to_thread(file.write, chunk)
+
+    def close(self) -> None:
+        """Delete the temporary file, if any."""
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def _check(self, actual: str) -> None:
+        if actual != self.sha256:
+            raise IntegrityError(
+                f"{self.store.url}: {self.key} does not hold the bytes of its reference; "
+                "restore the object or generate it again",
+                expected=self.sha256,
+                actual=actual,
+            )
+
+
+class Media(StoredFile):
     """One stored output, read lazily; `media[1]` is the second output of the same step.
 
-    Whole reads are hashed and compared with the reference. A temporary file made by `path()` is
-    deleted when the object is closed, used as a context manager, or no longer referenced.
-    Pickling keeps the reference and the store, never bytes.
+    `media.embedded` is the same with the manifest inside, where the store keeps such files.
     """
 
     def __init__(self, ref: MediaRef, store: MediaStore, *, index: int = 0) -> None:
+        super().__init__(store, ref.media[index], ref.media[index].media_type)
         self.ref = ref
-        self.store = store
         self._index = index
         self._manifest: Manifest | None = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._embedded: StoredFile | None = None
 
     def __len__(self) -> int:
         return len(self.ref.media)
@@ -49,21 +179,12 @@ class Media:
             raise IndexError(f"{self.ref.asset_key} has {size} output(s), not one at {index}")
         return Media(self.ref, self.store, index=index)
 
-    def __repr__(self) -> str:
-        return f"Media({self.object.key!r}, media_type={self.media_type!r})"
-
-    def __getstate__(self) -> tuple[MediaRef, MediaStore, int]:
+    def __getstate__(self) -> tuple[object, ...]:
         return self.ref, self.store, self._index
 
-    def __setstate__(self, state: tuple[MediaRef, MediaStore, int]) -> None:
-        ref, store, index = state
+    def __setstate__(self, state: tuple[object, ...]) -> None:
+        ref, store, index = cast(tuple[MediaRef, MediaStore, int], state)
         self.__init__(ref, store, index=index)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     @property
     def object(self) -> MediaObject:
@@ -71,24 +192,16 @@ class Media:
         return self.ref.media[self._index]
 
     @property
-    def sha256(self) -> str:
-        """SHA-256 of the bytes."""
-        return self.object.sha256
+    def embedded(self) -> StoredFile | None:
+        """The output with its manifest inside; None when there is no such file.
 
-    @property
-    def media_type(self) -> str:
-        """Media type, such as `image/png`."""
-        return self.object.media_type
-
-    @property
-    def size_bytes(self) -> int:
-        """Size in bytes."""
-        return self.object.size_bytes
-
-    @property
-    def url(self) -> str:
-        """Durable URL without credentials."""
-        return self.object.url
+        `media.object.not_embedded` then says why, if one was asked for.
+        """
+        rendition = self.object.embedded
+        if self._embedded is None and rendition is not None:
+            # One object, so that a temporary file of it lives as long as this one.
+            self._embedded = StoredFile(self.store, rendition, self.media_type)
+        return self._embedded
 
     @property
     def manifest(self) -> Manifest:
@@ -114,76 +227,11 @@ class Media:
             self._manifest = manifest
         return self._manifest
 
-    def bytes(self) -> _Bytes:
-        """Return the whole media.
-
-        Raises:
-            IntegrityError: the stored bytes are not those of the reference.
-            StorageError: they cannot be read.
-        """
-        return run_sync(self.aread())
-
-    async def aread(self) -> _Bytes:
-        """Return the whole media, in async code; raises as `bytes`."""
-        data = await self.store.get(self.object.key)
-        self._check(hashlib.sha256(data).hexdigest())
-        return data
-
-    async def astream(self) -> AsyncGenerator[_Bytes, None]:
-        """Yield the media in pieces.
-
-        Raises:
-            IntegrityError: after the last piece, when the bytes are not those of the reference.
-            StorageError: they cannot be read.
-        """
-        digest = hashlib.sha256()
-        async for chunk in self.store.stream(self.object.key):
-            digest.update(chunk)
-            yield chunk
-        self._check(digest.hexdigest())
-
-    def open(self) -> BinaryIO:
-        """Open the media as a seekable binary file that reads on demand; not hashed."""
-        raw = _ObjectFile(self.store.client.open_reader(self.object.key))
-        return cast(BinaryIO, io.BufferedReader(raw, _BUFFER_BYTES))
-
-    def path(self) -> Path:
-        """Return a temporary file with the media, for tools that want a path.
-
-        Raises:
-            IntegrityError: the stored bytes are not those of the reference.
-            StorageError: they cannot be read.
-        """
-        if self._folder is None:
-            folder = tempfile.TemporaryDirectory(prefix="genblaze-", ignore_cleanup_errors=True)
-            self._folder = folder
-            weakref.finalize(self, folder.cleanup)
-        target = Path(self._folder.name) / PurePosixPath(self.object.key).name
-        if not target.exists():
-            run_sync(self._download(target))
-        return target
-
     def close(self) -> None:
-        """Delete the temporary file, if any."""
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
-
-    async def _download(self, target: Path) -> None:
-        partial = target.with_name(f"{target.name}.part")
-        with partial.open("wb") as file:
-            async for chunk in self.astream():
-                file.write(chunk)
-        partial.rename(target)
-
-    def _check(self, actual: str) -> None:
-        if actual != self.sha256:
-            raise IntegrityError(
-                f"{self.store.url}: {self.object.key} does not hold the bytes of its reference; "
-                "restore the object or generate it again",
-                expected=self.sha256,
-                actual=actual,
-            )
+        """Delete the temporary files, if any."""
+        super().close()
+        if self._embedded is not None:
+            self._embedded.close()
 
 
 class _ObjectFile(io.RawIOBase):

@@ -29,7 +29,8 @@ from genblaze_dagster.storage.location import (
     url_space,
 )
 from genblaze_dagster.storage.options import MIB, PutMode, StoreOptions
-from genblaze_dagster.storage.transfer import Destination, MediaSource, StoredMedia, transfer
+from genblaze_dagster.storage.staging import Destination
+from genblaze_dagster.storage.transfer import MediaSource, StoredMedia, transfer
 from genblaze_dagster.storage.urls import MAX_PRESIGN_SECONDS, PresignedURL, UrlSpace
 
 if TYPE_CHECKING:
@@ -268,22 +269,26 @@ class MediaStore:
         *,
         media_type: str | None,
         extension: str | None,
-        placement: Placement,
+        placement: Placement | None,
         sha256: str | None = None,
         size_bytes: int | None = None,
+        twin: bool = False,
     ) -> StoredMedia:
         """Store media under the key its strategy and hash give it, in one pass over the source.
 
-        One transfer adds at most 64 MB of memory whatever the size. Above the service's copy
-        limit (5 GiB) publishing reads the staged object back through this process.
+        One transfer adds at most 64 MB of memory whatever the size, with a twin twice that. Above
+        the service's copy limit (5 GiB) publishing reads the staged object back through this
+        process.
 
         Args:
             source: the bytes, a local file, or an iterator that is read once.
             media_type: Content-Type to store, None for none.
             extension: with its dot, None or empty for none.
-            placement: run and asset it belongs to.
+            placement: run and asset it belongs to; None stores under the hash with any strategy.
             sha256: compared before the object becomes visible.
             size_bytes: the same for the size.
+            twin: also send large media of a kind that takes a manifest at its end to a second
+                object that stays open for it.
 
         Raises:
             IntegrityError: other bytes arrived than `sha256` or `size_bytes` say.
@@ -298,9 +303,8 @@ class MediaStore:
             extension=extension or "",
             expected_sha256=sha256,
             expected_size=size_bytes,
-            large_turns=self._take_turns().large,
         )
-        return await transfer(source, destination)
+        return await transfer(source, destination, turns=self._take_turns().large, twin=twin)
 
     # URLs
 

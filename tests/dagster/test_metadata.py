@@ -9,7 +9,7 @@ from PIL import Image
 
 from genblaze_dagster.core.manifest import Manifest
 from genblaze_dagster.core.models import Run, Step
-from genblaze_dagster.core.reference import MediaObject, MediaRef
+from genblaze_dagster.core.reference import MediaObject, MediaRef, Rendition
 from genblaze_dagster.metadata import (
     EVENT_BYTES,
     link,
@@ -32,6 +32,7 @@ MEDIA = MediaObject(
     width=1024,
     height=768,
 )
+RENDITION = Rendition("12" * 32, 2_000, "assets/12/y.png", "https://cdn.example.com/y.png")
 REF = MediaRef(
     asset_key="story/image",
     partition_key="a",
@@ -136,6 +137,28 @@ def test_the_keys_are_always_the_same_and_numbers_are_numbers() -> None:
     assert isinstance(values["bytes"], dg.IntMetadataValue)
     timed = media_metadata(replace(REF, media=(replace(MEDIA, duration=2.5),)))
     assert timed["duration_s"].value == 2.5
+
+
+def test_a_rendition_is_shown_beside_its_output() -> None:
+    """Link, hash and size of the first; of several outputs each with its own."""
+    other = replace(MEDIA, sha256="ee" * 32)
+    ref = replace(REF, media=(replace(MEDIA, embedded=RENDITION), other))
+    values = media_metadata(ref)
+    assert set(values) == {*KEYS, "embedded", "embedded_sha256", "embedded_bytes", "outputs"}
+    assert values["embedded"] == dg.MetadataValue.url(RENDITION.url)
+    assert (values["embedded_sha256"].value, values["embedded_bytes"].value) == ("12" * 32, 2_000)
+    first, second = values["outputs"].value["first"]
+    assert (first["embedded_sha256"], first["embedded_url"]) == ("12" * 32, RENDITION.url)
+    assert set(second) == {"sha256", "url"}
+
+
+def test_a_missing_rendition_is_explained_in_few_words() -> None:
+    """The first reason there is, cut to what people read."""
+    explained = replace(MEDIA, not_embedded="because " * 500)
+    values = media_metadata(replace(REF, media=(MEDIA, explained)))
+    assert values["not_embedded"].value.startswith("because because")
+    assert len(values["not_embedded"].value) == 500
+    assert "embedded" not in values
 
 
 def test_an_unknown_price_is_left_out_and_nothing_asked_costs_nothing() -> None:

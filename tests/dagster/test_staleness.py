@@ -87,7 +87,8 @@ def test_a_changed_declaration_makes_its_asset_stale(world: World) -> None:
     world.materialize(world.pipeline().to_assets(partitions=prompts("a", "b", "c")), ["a", "c"])
     pipeline = world.pipeline()
     changed = Pipeline("story")
-    changed._steps = [replace(pipeline.steps[0], model="m2"), pipeline.steps[1]]
+    changed.add(replace(pipeline.steps[0], model="m2"))
+    changed.add(pipeline.steps[1])
     assets = changed.to_assets(partitions=prompts("a", "b", "c"))
     assert causes(world, assets, IMAGE)["a"] == ["has a new code version"]
     assert causes(world, assets, VIDEO)["a"] == []

@@ -1,6 +1,7 @@
 import pytest
 
 from genblaze_dagster.core.enums import Modality, PromptVisibility
+from genblaze_dagster.core.models import Asset
 from genblaze_dagster.errors import ConfigError, UnknownProviderError
 from genblaze_dagster.pipeline.declaration import Pipeline
 from genblaze_dagster.pipeline.template import Column
@@ -40,7 +41,16 @@ def test_seed_and_negative_prompt_move_out_of_params() -> None:
         ({"name": "first"}, "is taken"),
         ({"name": "a b"}, "not usable"),
         ({"params": {"inputs": []}}, "pass it to step"),
-        ({"external_inputs": []}, "this release lacks"),
+        ({"expected_duration_sec": 3}, "this release lacks"),
+        ({"external_inputs": [], "input_from": "first"}, "both input_from and external_inputs"),
+        ({"external_inputs": "picture.png"}, "nor a URL"),
+        ({"external_inputs": [7]}, "neither an Asset"),
+        ({"fallback_models": ["n", "m"]}, "repeat a model"),
+        ({"fallback_models": ""}, "empty one"),
+        ({"metadata": {"_fallback_models": ["x"]}}, "choose another key"),
+        ({"metadata": {"_input_from": 0}}, "choose another key"),
+        ({"metadata": {"fallback_attempts": []}}, "choose another key"),
+        ({"prompt_visibility": "encrypted"}, "no encryption"),
         ({"params": {"nested": [{"key": "sk-proj-" + "a1B2" * 10}]}}, "looks like a secret"),
     ],
 )
@@ -90,8 +100,49 @@ def test_code_version_follows_everything_that_decides_the_output() -> None:
         version(prompt_visibility=PromptVisibility.PRIVATE),
         version(metadata={"k": "v"}),
         version(adapter="2"),
+        version(fallback_models=["n"]),
+        version(fallback_models=["n", "o"]),
+        version(external_inputs="https://cdn.example.com/a.png"),
+        version(external_inputs=Asset(url="x", media_type="image/png", sha256="a" * 64)),
+        version(external_inputs=Asset(url="x", media_type="image/png", sha256="b" * 64)),
     ]
     assert len({base, *different}) == len(different) + 1
+
+
+def test_external_inputs_replace_the_step_before() -> None:
+    """In a chain a step with inputs from elsewhere takes these alone, also when there are none."""
+    asset = Asset(url="https://cdn.example.com/a.png", media_type="image/png", sha256="a" * 64)
+    pipeline = (
+        Pipeline("p", chain=True)
+        .step(ScriptedProvider(), model="m")
+        .step(ScriptedProvider(), model="m", external_inputs=[asset])
+        .step(ScriptedProvider(), model="m", external_inputs=[])
+    )
+    assert [step.inputs for step in pipeline.steps] == [(), (), ()]
+    assert [len(step.external_inputs) for step in pipeline.steps] == [0, 1, 0]
+
+
+def test_where_bytes_lie_does_not_change_the_code_version() -> None:
+    """An asset is its bytes: the same hash at another address is the same declaration."""
+
+    def version(url: str) -> str:
+        asset = Asset(url=url, media_type="image/png", sha256="a" * 64)
+        pipeline = Pipeline("p").step(ScriptedProvider(), model="m", external_inputs=asset)
+        return pipeline.steps[0].code_version
+
+    assert version("https://one.example.com/a.png") == version("file:///tmp/a.png")
+
+
+def test_a_signed_address_is_not_part_of_a_declaration() -> None:
+    """Another signature on the same URL is the same declaration."""
+
+    def version(signature: str) -> str:
+        url = f"https://b.example.com/a.png?X-Amz-Signature={signature}&X-Amz-Expires=9"
+        pipeline = Pipeline("p").step(ScriptedProvider(), model="m", external_inputs=url)
+        assert signature not in repr(pipeline.steps[0])
+        return pipeline.steps[0].code_version
+
+    assert version("feedface" * 4) == version("cafebabe" * 4)
 
 
 def test_variables_are_collected_from_the_whole_step() -> None:

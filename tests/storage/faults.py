@@ -116,6 +116,11 @@ class FaultServer:
         if request.key not in self.objects:
             return Answer(404, "NoSuchKey")
         body, headers = self.objects[request.key]
+        if wanted := re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("range", "")):
+            first, last = int(wanted[1]), min(int(wanted[2]), len(body) - 1)
+            headers = {**headers, "Content-Range": f"bytes {first}-{last}/{len(body)}"}
+            part = body[first : last + 1]
+            return Answer(206, body=part, headers={"Last-Modified": DATE, "ETag": '"x"', **headers})
         return Answer(200, body=body, headers={"Last-Modified": DATE, "ETag": '"x"', **headers})
 
     def _head(self, request: Request) -> Answer:

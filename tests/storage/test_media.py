@@ -10,7 +10,7 @@ import pytest
 
 from genblaze_dagster.core.manifest import Manifest
 from genblaze_dagster.core.models import Asset, Run, Step
-from genblaze_dagster.core.reference import MediaObject, MediaRef
+from genblaze_dagster.core.reference import MediaObject, MediaRef, Rendition
 from genblaze_dagster.errors import IntegrityError, NotFoundError
 from genblaze_dagster.storage.keys import Placement
 from genblaze_dagster.storage.manifests import write_manifest
@@ -173,4 +173,32 @@ def test_temporary_files_go_with_their_owner(store: MediaStore, ref: MediaRef) -
     assert path.exists()
     del media
     gc.collect()
+    assert not path.exists()
+
+
+def test_an_embedded_rendition_reads_like_the_output(store: MediaStore, ref: MediaRef) -> None:
+    """A handle of its own: bytes, path, URL; hashed, pickled, and gone with its media."""
+    assert Media(ref, store).embedded is None
+    data = FIRST + b"manifest"
+    rendition = Rendition(
+        hashlib.sha256(data).hexdigest(),
+        len(data),
+        "assets/r.mp4",
+        store.durable_url("assets/r.mp4"),
+    )
+    asyncio.run(store.put(rendition.key, data, media_type="video/mp4"))
+    with Media(
+        replace(ref, media=(replace(ref.media[0], embedded=rendition), ref.media[1])), store
+    ) as media:
+        assert media[1].embedded is None
+        assert media.embedded is not None
+        assert media.embedded.bytes() == data
+        assert media.embedded.url == rendition.url
+        assert (media.embedded.media_type, media.embedded.size_bytes) == ("video/mp4", len(data))
+        assert pickle.loads(pickle.dumps(media.embedded)).bytes() == data  # noqa: S301 - our own
+        path = media.embedded.path()
+        assert path.read_bytes() == data
+        asyncio.run(store.put(rendition.key, data[:-1], media_type="video/mp4"))
+        with pytest.raises(IntegrityError):
+            media.embedded.bytes()
     assert not path.exists()

@@ -38,14 +38,23 @@ def resident():
 
 async def pieces(count):
     block = os.urandom(256 * 1024)
-    for number in range(count):
+    ftyp = (24).to_bytes(4) + b"ftypisom" + bytes(4) + b"isommp42"
+    start = ftyp + (count * len(block) - len(ftyp)).to_bytes(4) + b"mdat"
+    yield start + block[len(start):]
+    for number in range(1, count):
         yield number.to_bytes(8) + block[8:]
 
-async def main(url, count):
+async def main(url, count, twin):
     store = MediaStore(url, endpoint_url=os.environ["ENDPOINT"] or None)
-    put = lambda n: store.put_media(
-        pieces(n), media_type="video/mp4", extension=".mp4", placement=Placement("r", "a")
-    )
+    async def put(n):
+        stored = await store.put_media(
+            pieces(n), media_type="video/mp4", extension=".mp4", placement=Placement("r", "a"),
+            twin=twin,
+        )
+        assert (stored.twin is not None) == (twin and n > 2)
+        if stored.twin:
+            await stored.twin.complete(b"the end")
+        return stored
     await put(2)
     start = peak = resident()
     stop = threading.Event()
@@ -61,7 +70,7 @@ async def main(url, count):
     assert stored.size_bytes == count * 256 * 1024
     print(peak - start)
 
-asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+asyncio.run(main(sys.argv[1], int(sys.argv[2]), sys.argv[3] == "twin"))
 """
 
 
@@ -313,7 +322,7 @@ def test_a_bounded_number_of_large_transfers_run(faulty: Faulty, faults: FaultSe
     assert most == 1
 
 
-def _added_memory(url: str, endpoint: str, mebibytes: int) -> int:
+def _added_memory(url: str, endpoint: str, mebibytes: int, twin: str = "") -> int:
     environment = {
         **os.environ,
         "ENDPOINT": endpoint,
@@ -321,7 +330,7 @@ def _added_memory(url: str, endpoint: str, mebibytes: int) -> int:
         "AWS_SECRET_ACCESS_KEY": "test",
     }
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, url, str(mebibytes * 4)],
+        [sys.executable, "-c", MEASURE, url, str(mebibytes * 4), twin],
         env=environment,
         capture_output=True,
         text=True,
@@ -340,3 +349,10 @@ def test_memory_does_not_grow_with_size(discarding_s3: str, tmp_path: Path) -> N
     """1 GiB to a directory and to an S3 server process adds at most 64 MB."""
     assert _added_memory(tmp_path.as_uri(), "", 1024) <= MEMORY_LIMIT_BYTES
     assert _added_memory("s3://bench/p", discarding_s3, 1024) <= MEMORY_LIMIT_BYTES
+
+
+@pytest.mark.slow
+def test_a_second_copy_is_not_held_in_memory(discarding_s3: str, tmp_path: Path) -> None:
+    """1 GiB with a twin adds at most twice as much as without."""
+    assert _added_memory(tmp_path.as_uri(), "", 1024, "twin") <= 2 * MEMORY_LIMIT_BYTES
+    assert _added_memory("s3://bench/p", discarding_s3, 1024, "twin") <= 2 * MEMORY_LIMIT_BYTES
