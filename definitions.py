@@ -3,6 +3,9 @@
 Copy `demo_definitions` from `genblaze_dagster/demo.py` as the start of your own.
 """
 
-from genblaze_dagster.demo import demo_definitions
+import dagster as dg
 
-defs = demo_definitions()
+from genblaze_dagster.demo import demo_definitions
+from genblaze_dagster.replay import replay_job
+
+defs = dg.Definitions.merge(demo_definitions(), dg.Definitions(jobs=[replay_job()]))

@@ -30,28 +30,36 @@ if TYPE_CHECKING:
     from genblaze_dagster.core.models import VideoMetadata as VideoMetadata
     from genblaze_dagster.core.models import WordTiming as WordTiming
     from genblaze_dagster.core.parse import parse_manifest as parse_manifest
+    from genblaze_dagster.core.policy import EmbedMode as EmbedMode
     from genblaze_dagster.core.policy import EmbedPolicy as EmbedPolicy
     from genblaze_dagster.core.provenance import asset_provenance_key as asset_provenance_key
     from genblaze_dagster.core.reference import MediaObject as MediaObject
     from genblaze_dagster.core.reference import MediaRef as MediaRef
+    from genblaze_dagster.core.reference import Rendition as Rendition
+    from genblaze_dagster.errors import EmbeddingError as EmbeddingError
     from genblaze_dagster.errors import GenblazeError as GenblazeError
     from genblaze_dagster.errors import ManifestError as ManifestError
     from genblaze_dagster.errors import PipelineError as PipelineError
     from genblaze_dagster.errors import ProviderError as ProviderError
     from genblaze_dagster.errors import StorageError as StorageError
     from genblaze_dagster.index.catalog import IndexCatalog as IndexCatalog
+    from genblaze_dagster.index.parquet_sink import ParquetSink as ParquetSink
     from genblaze_dagster.index.segment import SegmentWriter as SegmentWriter
     from genblaze_dagster.io_manager import LocalMediaIOManager as LocalMediaIOManager
     from genblaze_dagster.io_manager import MediaIOManager as MediaIOManager
     from genblaze_dagster.io_manager import S3MediaIOManager as S3MediaIOManager
     from genblaze_dagster.ledger.ledger import Ledger as Ledger
+    from genblaze_dagster.media.embedding import EmbedMethod as EmbedMethod
+    from genblaze_dagster.media.embedding import EmbedResult as EmbedResult
     from genblaze_dagster.partitions import PromptTable as PromptTable
     from genblaze_dagster.pipeline.declaration import Pipeline as Pipeline
     from genblaze_dagster.pipeline.declaration import StepSpec as StepSpec
+    from genblaze_dagster.pipeline.replay import Replay as Replay
     from genblaze_dagster.pipeline.result import PipelineResult as PipelineResult
     from genblaze_dagster.pipeline.retry import RetryPolicy as RetryPolicy
     from genblaze_dagster.pipeline.template import Column as Column
     from genblaze_dagster.pipeline.template import PromptTemplate as PromptTemplate
+    from genblaze_dagster.replay import replay_job as replay_job
     from genblaze_dagster.resources import LedgerResource as LedgerResource
     from genblaze_dagster.resources import LocalResource as LocalResource
     from genblaze_dagster.resources import OpenAIResource as OpenAIResource
@@ -60,15 +68,25 @@ if TYPE_CHECKING:
     from genblaze_dagster.storage.backend import S3StorageBackend as S3StorageBackend
     from genblaze_dagster.storage.keys import KeyStrategy as KeyStrategy
     from genblaze_dagster.storage.media import Media as Media
+    from genblaze_dagster.storage.media import StoredFile as StoredFile
     from genblaze_dagster.storage.sink import ObjectStorageSink as ObjectStorageSink
     from genblaze_dagster.storage.store import MediaStore as MediaStore
     from genblaze_dagster.translator import AssetStep as AssetStep
     from genblaze_dagster.translator import GenblazeTranslator as GenblazeTranslator
+    from genblaze_dagster.trust.report import VerificationReport as VerificationReport
+    from genblaze_dagster.trust.verification import averify as averify
+    from genblaze_dagster.trust.verification import verify as verify
 
 _EXPORTS = {
-    "assets": ("generation_asset", "pipeline_assets"),
+    "assets": (
+        "generation_asset",
+        "pipeline_assets",
+    ),
     "checks": ("provenance_check",),
-    "core.canonical": ("canonical_hash", "canonical_json"),
+    "core.canonical": (
+        "canonical_hash",
+        "canonical_json",
+    ),
     "core.enums": (
         "Modality",
         "PromptVisibility",
@@ -77,7 +95,10 @@ _EXPORTS = {
         "StepStatus",
         "StepType",
     ),
-    "core.manifest": ("Manifest", "ManifestVerification"),
+    "core.manifest": (
+        "Manifest",
+        "ManifestVerification",
+    ),
     "core.models": (
         "Asset",
         "AudioMetadata",
@@ -88,10 +109,18 @@ _EXPORTS = {
         "WordTiming",
     ),
     "core.parse": ("parse_manifest",),
-    "core.policy": ("EmbedPolicy",),
+    "core.policy": (
+        "EmbedMode",
+        "EmbedPolicy",
+    ),
     "core.provenance": ("asset_provenance_key",),
-    "core.reference": ("MediaObject", "MediaRef"),
+    "core.reference": (
+        "MediaObject",
+        "MediaRef",
+        "Rendition",
+    ),
     "errors": (
+        "EmbeddingError",
         "GenblazeError",
         "ManifestError",
         "PipelineError",
@@ -99,14 +128,31 @@ _EXPORTS = {
         "StorageError",
     ),
     "index.catalog": ("IndexCatalog",),
+    "index.parquet_sink": ("ParquetSink",),
     "index.segment": ("SegmentWriter",),
-    "io_manager": ("LocalMediaIOManager", "MediaIOManager", "S3MediaIOManager"),
+    "io_manager": (
+        "LocalMediaIOManager",
+        "MediaIOManager",
+        "S3MediaIOManager",
+    ),
     "ledger.ledger": ("Ledger",),
+    "media.embedding": (
+        "EmbedMethod",
+        "EmbedResult",
+    ),
     "partitions": ("PromptTable",),
-    "pipeline.declaration": ("Pipeline", "StepSpec"),
+    "pipeline.declaration": (
+        "Pipeline",
+        "StepSpec",
+    ),
+    "pipeline.replay": ("Replay",),
     "pipeline.result": ("PipelineResult",),
     "pipeline.retry": ("RetryPolicy",),
-    "pipeline.template": ("Column", "PromptTemplate"),
+    "pipeline.template": (
+        "Column",
+        "PromptTemplate",
+    ),
+    "replay": ("replay_job",),
     "resources": (
         "LedgerResource",
         "LocalResource",
@@ -116,10 +162,21 @@ _EXPORTS = {
     ),
     "storage.backend": ("S3StorageBackend",),
     "storage.keys": ("KeyStrategy",),
-    "storage.media": ("Media",),
+    "storage.media": (
+        "Media",
+        "StoredFile",
+    ),
     "storage.sink": ("ObjectStorageSink",),
     "storage.store": ("MediaStore",),
-    "translator": ("AssetStep", "GenblazeTranslator"),
+    "translator": (
+        "AssetStep",
+        "GenblazeTranslator",
+    ),
+    "trust.report": ("VerificationReport",),
+    "trust.verification": (
+        "averify",
+        "verify",
+    ),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}
 

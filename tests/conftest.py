@@ -10,7 +10,16 @@ from tests.support.s3 import S3Server, start_s3_server
 
 ROOT = Path(__file__).resolve().parent.parent
 
-SCRUBBED = ("AWS_", "B2_", "OPENAI_", "GENBLAZE_STORE", "GENBLAZE_LEDGER", "DAGSTER_")
+SCRUBBED = (
+    "AWS_",
+    "B2_",
+    "OPENAI_",
+    "GENBLAZE_STORE",
+    "GENBLAZE_LEDGER",
+    "GENBLAZE_INPUT",
+    "GENBLAZE_DAGSTER",
+    "DAGSTER_",
+)
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"

@@ -13,6 +13,10 @@ _COMMANDS = {
     "extract": Entry(
         "genblaze_dagster.cli.extract:extract", "Print the manifest of a file or object."
     ),
+    "replay": Entry(
+        "genblaze_dagster.cli.replay:replay", "Look at a recorded run, or run it again."
+    ),
+    "index": Entry("genblaze_dagster.cli.index:index", "Write manifests into a Parquet dataset."),
     "sql": Entry("genblaze_dagster.cli.sql:sql", "Query the provenance index."),
 }
 

@@ -36,6 +36,26 @@ class RebuildReport:
     skipped: tuple[SkippedManifest, ...]
 
 
+async def list_manifests(store: MediaStore) -> tuple[list[str], list[SkippedManifest]]:
+    """Return the keys of a store's manifests, in no particular order, and those too large to read.
+
+    Raises:
+        StorageError: the store cannot be listed.
+    """
+    layout = store.layout
+    keys: list[str] = []
+    skipped: list[SkippedManifest] = []
+    async for info in store.list(layout.manifest_folder()):
+        if not layout.is_manifest_key(info.key):
+            continue
+        if info.size_bytes > MAX_MANIFEST_BYTES:
+            reason = f"{info.size_bytes} bytes are more than a manifest may have"
+            skipped.append(SkippedManifest(info.key, reason))
+        else:
+            keys.append(info.key)
+    return keys, skipped
+
+
 async def rebuild(store: MediaStore) -> RebuildReport:
     """Recreate the index from every manifest in the store.
 
@@ -80,16 +100,8 @@ class _Rebuild:
 
     async def _manifest_keys(self) -> list[str]:
         """Return the keys of all manifests, newest first: a run comes before its parent."""
-        layout = self.store.layout
-        keys: list[str] = []
-        async for info in self.store.list(layout.manifest_folder()):
-            if not layout.is_manifest_key(info.key):
-                continue
-            if info.size_bytes > MAX_MANIFEST_BYTES:
-                reason = f"{info.size_bytes} bytes are more than a manifest may have"
-                self.skipped.append(SkippedManifest(info.key, reason))
-            else:
-                keys.append(info.key)
+        keys, skipped = await list_manifests(self.store)
+        self.skipped += skipped
         return sorted(keys, key=self._run_id, reverse=True)
 
     def _run_id(self, key: str) -> str:

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -47,7 +47,7 @@ def manifest_rows(
         ],
         TableName.STEPS: [_step(run, index, step) for index, step in steps],
         TableName.ASSETS: [row for index, step in steps for row in _assets(run, index, step)],
-        TableName.INPUTS: [row for index, step in steps for row in _inputs(run, index, step)],
+        TableName.INPUTS: list(_inputs(run)),
     }
     return {
         table: [{name: _storable(value) for name, value in row.items()} for row in found]
@@ -185,21 +185,21 @@ def _audio(asset: Asset) -> Row:
     }
 
 
-def _inputs(run: Run, index: int, step: Step) -> Iterator[Row]:
-    makers = _makers(run.steps[:index])
-    for position, asset in enumerate(step.inputs):
-        maker = makers.get(asset.sha256)
-        yield {
-            **_identity(run, index, step),
-            "position": position,
-            **_media(asset),
-            "from_step_id": None if maker is None else maker.step_id,
-            "from_run_id": None if maker is None else _executed_in(run, maker),
-        }
-
-
-def _makers(steps: list[Step]) -> Mapping[str | None, Step]:
-    return {a.sha256: step for step in steps for a in step.assets if is_valid_sha256(a.sha256)}
+def _inputs(run: Run) -> Iterator[Row]:
+    makers: dict[str, Step] = {}
+    for index, step in enumerate(run.steps):
+        for position, asset in enumerate(step.inputs):
+            maker = makers.get(asset.sha256 or "")
+            yield {
+                **_identity(run, index, step),
+                "position": position,
+                **_media(asset),
+                "from_step_id": None if maker is None else maker.step_id,
+                "from_run_id": None if maker is None else _executed_in(run, maker),
+            }
+        for asset in step.assets:
+            if asset.sha256 is not None and is_valid_sha256(asset.sha256):
+                makers[asset.sha256] = step
 
 
 def _lasting_url(url: str) -> str | None:
