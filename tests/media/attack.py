@@ -83,12 +83,10 @@ def _place(exc: BaseException) -> str:
 def attack_damaged(folder: Path, rounds: int, seed: int) -> Report:
     """Use damaged copies of the files in a folder, most of them without a disk."""
     report = Report()
-    files = {file.suffix: [] for file in sorted(folder.iterdir())}
-    for file in sorted(folder.iterdir()):
-        files[file.suffix].append(file.read_bytes())
-    ((suffix, contents),) = files.items()
+    files = sorted(folder.iterdir())
+    contents = [file.read_bytes() for file in files]
     with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / f"damaged{suffix}"
+        path = Path(scratch) / f"damaged{files[0].suffix}"
         for number, data in enumerate(damaged(contents, rounds, seed)):
             outcomes: list[str] = []
             report.watch(

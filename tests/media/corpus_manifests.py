@@ -1,8 +1,10 @@
 """Manifests of every allowed shape that are about a file: one of their outputs is its bytes."""
 
 import hashlib
+from collections.abc import Iterator
 from functools import cache
-from itertools import cycle, islice
+from itertools import cycle
+from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
 
@@ -11,6 +13,7 @@ from genblaze_dagster.core.manifest import Manifest
 from genblaze_dagster.core.models import Asset, Run, Step
 from genblaze_dagster.media.sniff import media_type_for_extension
 from tests.core.strategies import runs
+from tests.media.corpus import files
 
 
 @cache
@@ -52,7 +55,12 @@ def about(data: bytes, container: str, run: Run | None = None) -> Manifest:
     return Manifest.from_run(run.model_copy(update={"steps": steps}))
 
 
-def manifests_about(container: str, named: list[tuple[str, bytes]]) -> list[Manifest]:
-    """Return a manifest about each of the files, each of another run as far as they go."""
-    turns = islice(cycle(some_runs()), len(named))
-    return [about(data, container, run) for (_, data), run in zip(named, turns, strict=True)]
+def written(
+    container: str, count: int, seed: int, folder: Path
+) -> Iterator[tuple[Path, bytes, Manifest]]:
+    """Write generated files into a folder; yield each with its content and a manifest about it."""
+    named = files(container, count, seed)
+    for (name, data), run in zip(named, cycle(some_runs()), strict=False):
+        path = folder / name
+        path.write_bytes(data)
+        yield path, data, about(data, container, run)

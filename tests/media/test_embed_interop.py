@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from genblaze_dagster.core.manifest import Manifest
 from genblaze_dagster.core.policy import EmbedMode, EmbedPolicy
 from genblaze_dagster.media import embed, extract, strip
 from genblaze_dagster.media.embedding import EmbedMethod
 from genblaze_dagster.media.extraction import ManifestSource, extract_payload
-from tests.media.corpus import CONTAINERS, files
-from tests.media.corpus_manifests import about, manifests_about
+from tests.media.corpus import CONTAINERS
+from tests.media.corpus_manifests import about, written
 from tests.media.genblaze_cli import Genblaze
 
 SAMPLE, ALL = 25, 200
@@ -22,17 +21,6 @@ SAMPLE, ALL = 25, 200
 def genblaze() -> Iterator[Genblaze]:
     with Genblaze.running() as process:
         yield process
-
-
-def written(
-    container: str, count: int, seed: int, folder: Path
-) -> Iterator[tuple[Path, bytes, Manifest]]:
-    """Yield generated files, now in a folder, with a manifest about each."""
-    named = list(files(container, count, seed))
-    for (name, data), manifest in zip(named, manifests_about(container, named), strict=True):
-        path = folder / name
-        path.write_bytes(data)
-        yield path, data, manifest
 
 
 def check_genblaze_reads_ours(

@@ -1,6 +1,6 @@
 """strip(embed(f)) == f, for generated files of every container."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from genblaze_dagster.media.source import Source
 from genblaze_dagster.media.stripping import find_original
 from tests.core.strategies import runs
 from tests.media.corpus import CONTAINERS, decoded, files
-from tests.media.corpus_manifests import about, manifests_about
+from tests.media.corpus_manifests import about, written
 
 SAMPLE, ALL = 30, 200
 LARGE = (60_000, 70_000, 1_000_000)
@@ -28,17 +28,6 @@ def put(path: Path, manifest: Manifest) -> bytes:
     result = embed(path, manifest)
     assert (result.method, result.embed_error) == (EmbedMethod.INLINE, None), path.name
     return path.read_bytes()
-
-
-def written(
-    container: str, count: int, seed: int, folder: Path
-) -> Iterator[tuple[Path, bytes, Manifest]]:
-    """Yield generated files, now in a folder, with a manifest about each."""
-    named = list(files(container, count, seed))
-    for (name, data), manifest in zip(named, manifests_about(container, named), strict=True):
-        path = folder / name
-        path.write_bytes(data)
-        yield path, data, manifest
 
 
 def check_round_trip(container: str, path: Path, data: bytes, manifest: Manifest) -> None:
