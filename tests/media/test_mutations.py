@@ -59,7 +59,7 @@ def attack(folder: Path, *arguments: int) -> dict[str, Any]:
 
 def check_damaged(report: dict[str, Any], rounds: int) -> None:
     # Every way through the code was taken, and often.
-    for outcome in ("read", "bare", "broken", "embedded", "not embedded"):
+    for outcome in ("read", "bare", "broken", "embedded"):
         assert report["outcomes"].get(outcome, 0) > rounds / 20_000, report["outcomes"]
     assert report["outcomes"]["embedded"] > rounds / 10
 
@@ -68,7 +68,10 @@ def check_damaged(report: dict[str, Any], rounds: int) -> None:
 def test_damaged_files_do_no_harm(container: str, tmp_path: Path) -> None:
     """20,000 damaged files: a result or a typed error, in time, and every embed is undone."""
     folder = seeds(container, tmp_path / "seeds")
-    check_damaged(attack(folder, ROUNDS, 61), ROUNDS)
+    report = attack(folder, ROUNDS, 61)
+    check_damaged(report, ROUNDS)
+    # A JPEG takes a manifest as long as its first bytes are there.
+    assert container == "jpg" or report["outcomes"]["not embedded"]
 
 
 @pytest.mark.slow
