@@ -234,7 +234,7 @@ class Pipeline:
         Raises:
             ConfigError: as `step`.
         """
-        if not spec.name.replace("_", "").isalnum() or not spec.name.isascii():
+        if not is_step_name(spec.name):
             raise ConfigError(f"step name {spec.name!r} is not usable; use letters, digits and _")
         if spec.name in self._steps:
             raise ConfigError(f"step name {spec.name!r} is taken; names are unique in a pipeline")
@@ -309,6 +309,11 @@ class Pipeline:
 
 def _names(models: str | Sequence[str] | None) -> tuple[str, ...]:
     return (models,) if isinstance(models, str) else tuple(models or ())
+
+
+def is_step_name(text: str) -> bool:
+    """Whether a step can be called that."""
+    return text.isascii() and text.replace("_", "").isalnum()
 
 
 def _check(spec: StepSpec) -> None:

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast
+from typing import Final
 
 from uuid_utils import compat as uuid_utils
 
 from genblaze_dagster.core.enums import PromptVisibility, RunStatus, StepStatus
 from genblaze_dagster.core.manifest import Manifest
 from genblaze_dagster.core.models import Asset, Run, Step
+from genblaze_dagster.core.redaction import without_echoes
 from genblaze_dagster.core.reference import MediaObject, MediaRef
 from genblaze_dagster.errors import ConflictError
 from genblaze_dagster.ledger.submission import LedgerRow
@@ -20,6 +21,9 @@ from genblaze_dagster.storage.manifests import write_manifest
 from genblaze_dagster.storage.refs import read_ref, write_ref
 from genblaze_dagster.storage.rendition import Renditions
 from genblaze_dagster.storage.store import MediaStore
+
+STEP_NAME: Final = "step_name"
+"""Key in `provider_payload` under which a step's record says what its pipeline calls it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +90,12 @@ class Recording:
         prompt, negative_prompt, metadata = recorded_prompts(self.generation)
         payload = dict(self.result.provider_payload)
         if spec.prompt_visibility is not PromptVisibility.PUBLIC:
-            payload = _without_prompts(payload)
+            payload = without_echoes(payload)
         if self.job_id is not None:
             # Outside the hash: two equal runs have different job ids and one canonical hash.
             payload.setdefault("job_id", self.job_id)
+        # Not in the hash either: what a step is called does not change what it makes.
+        payload[STEP_NAME] = spec.name
         return Step(
             step_id=self.row.step_id,
             run_id=self.row.run_id,
@@ -138,19 +144,3 @@ class Recording:
             created_at=self.completed_at.isoformat(),
             media=media,
         )
-
-
-def _is_prompt(name: str) -> bool:
-    # Token counts such as `prompt_tokens` say nothing about the text.
-    return "prompt" in name.lower() and "token" not in name.lower()
-
-
-def _without_prompts(payload: Any) -> Any:
-    """Drop what vendors echo or rewrite of a prompt (`revised_prompt` and its kin)."""
-    if isinstance(payload, dict):
-        items = cast(dict[str, Any], payload)
-        return {k: _without_prompts(v) for k, v in items.items() if not _is_prompt(k)}
-    if isinstance(payload, list):
-        entries = cast(list[Any], payload)
-        return [_without_prompts(entry) for entry in entries]
-    return payload

@@ -1,8 +1,8 @@
 """From a manifest back to the pipeline that made it, to run it again or with changes."""
 
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from typing import Any, Self, cast
 
 from genblaze_dagster.core.enums import PromptVisibility
@@ -11,9 +11,10 @@ from genblaze_dagster.core.models import Step, is_valid_sha256
 from genblaze_dagster.core.redaction import RECORD
 from genblaze_dagster.errors import ConfigError, IntegrityError, ManifestError
 from genblaze_dagster.net.loop import run_sync
-from genblaze_dagster.pipeline.declaration import Pipeline, StepSpec
+from genblaze_dagster.pipeline.declaration import Pipeline, StepSpec, is_step_name
 from genblaze_dagster.pipeline.execution import Refinement, execute
 from genblaze_dagster.pipeline.outcome import StepOutcome
+from genblaze_dagster.pipeline.recording import STEP_NAME
 from genblaze_dagster.pipeline.restoring import Problem, ProblemKind, restore
 from genblaze_dagster.pipeline.result import PipelineResult
 from genblaze_dagster.pipeline.wiring import Wiring
@@ -21,6 +22,7 @@ from genblaze_dagster.providers.protocol import Provider
 from genblaze_dagster.providers.registry import provider_names
 
 _MOST_ID_CHARS = 200
+_MOST_NAME_CHARS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,17 +201,30 @@ class Replay:
 
 
 def _names(steps: Sequence[Step]) -> list[str | None]:
-    """Return what each step is called; None for a step that brought media in."""
-    counts: Counter[str] = Counter()
+    """Return what each step is called, as recorded or by what it makes; None for brought-in media.
+
+    The record is not vouched for by the manifest's hash, so it is only taken for a name.
+    """
     names: list[str | None] = []
+    taken: set[str | None] = {None}
+    numbers: dict[str, Iterator[int]] = {}
     for step in steps:
         if step.provider is None:
             names.append(None)
             continue
         kind = step.modality.value
-        counts[kind] += 1
-        names.append(kind if counts[kind] == 1 else f"{kind}_{counts[kind]}")
+        more = numbers.setdefault(kind, count(2))
+        candidates = chain((_recorded_name(step), kind), (f"{kind}_{n}" for n in more))
+        names.append(next(name for name in candidates if name not in taken))
+        taken.add(names[-1])
     return names
+
+
+def _recorded_name(step: Step) -> str | None:
+    recorded = step.provider_payload.get(STEP_NAME)
+    if not isinstance(recorded, str) or len(recorded) > _MOST_NAME_CHARS:
+        return None
+    return recorded if is_step_name(recorded) else None
 
 
 def _by_step(changes: Mapping[str, object], names: Sequence[str]) -> dict[str, dict[str, object]]:

@@ -93,19 +93,19 @@ def test_a_chain_gives_the_same_bytes_and_the_same_hash(store: MediaStore, ledge
     assert (again.run.name, again.run.tenant_id, again.run.project_id) == ("film", "acme", "p7")
     outcomes = again.outcomes
     assert {name: outcome.origin for name, outcome in outcomes.items()} == dict.fromkeys(
-        ("image", "audio", "video"), Origin.GENERATED
+        ("still", "sound", "clip"), Origin.GENERATED
     )
     assert all(step.is_repeated_by(outcomes[step.spec.name]) for step in replay.steps)
 
 
 def test_the_restored_pipeline_is_declared_as_the_first(store: MediaStore, ledger: Ledger) -> None:
-    """Steps, fields, edges and visibility are those of the declaration, names apart."""
+    """Steps, names, fields, edges and visibility are those of the declaration."""
     declared = film()
     manifest = reread(declared.run(store=store, ledger=ledger).manifest)
     restored = Replay.from_manifest(manifest).pipeline
-    names = {"still": "image", "sound": "audio", "clip": "video"}
     for old, new in zip(declared.steps, restored.steps, strict=True):
         for field in (
+            "name",
             "provider",
             "model",
             "prompt",
@@ -119,9 +119,26 @@ def test_the_restored_pipeline_is_declared_as_the_first(store: MediaStore, ledge
             "fallback_models",
         ):
             assert getattr(new, field) == getattr(old, field), field
-        assert new.inputs == tuple(names[name] for name in old.inputs)
+        assert new.inputs == old.inputs
     types = [type(value) for value in restored.steps[0].metadata["nested"]["take"]]
     assert types == [int, float]
+
+
+def test_steps_without_a_usable_name_are_called_by_what_they_make() -> None:
+    """A recorded name is taken for a name only: unique, short, of letters, digits and _."""
+    recorded: list[dict[str, object]] = [
+        {"step_name": "hero"},
+        {"step_name": "hero"},
+        {"step_name": "a.b"},
+        {"step_name": ["x"]},
+        {"step_name": "x" * 101},
+        {"step_name": "image_5"},
+        {},
+    ]
+    steps = [Step(provider="local", model="local-image", provider_payload=p) for p in recorded]
+    replay = Replay.from_manifest(Manifest.from_run(Run(steps=steps)))
+    names = [step.spec.name for step in replay.steps]
+    assert names == ["hero", "image", "image_2", "image_3", "image_4", "image_5", "image_6"]
 
 
 def test_current_media_is_left_alone(store: MediaStore, ledger: Ledger) -> None:
@@ -137,14 +154,14 @@ def test_current_media_is_left_alone(store: MediaStore, ledger: Ledger) -> None:
     after = run_sync(refs())
     assert before.items() <= after.items()
     assert after.keys() - before.keys() == {
-        (f"replay/film/{name}", first.run.run_id) for name in ("image", "audio", "video")
+        (f"replay/film/{name}", first.run.run_id) for name in ("still", "sound", "clip")
     }
 
 
 def test_a_refinement_is_linked_to_what_it_refines(store: MediaStore, ledger: Ledger) -> None:
     """Changes of any field make other media, whose run has the old one as its parent."""
     first = film().run(store=store, ledger=ledger)
-    changes = {"image.seed": 4, "image.prompt": "reef", "audio.duration": 2.0}
+    changes = {"still.seed": 4, "still.prompt": "reef", "sound.duration": 2.0}
     replay = Replay.from_manifest(first.manifest, changes=changes)
     assert [step.changed for step in replay.steps] == [("seed", "prompt"), ("duration",), ()]
     again = replayed(replay, store, ledger, index=SegmentWriter(store))
@@ -345,7 +362,7 @@ def test_generated_and_imported_inputs_keep_their_order(store: MediaStore, ledge
     ]
     manifest = Manifest.from_run(Run(steps=steps))
     replay = Replay.from_manifest(manifest, providers={"scripted": provider})
-    assert replay.steps[1].spec.sources == (ExternalInput(asset=sound), "image")
+    assert replay.steps[1].spec.sources == (ExternalInput(asset=sound), "still")
     again = replayed(replay, store, ledger)
     assert [a.sha256 for a in again.run.steps[1].inputs] == [sound.sha256, made.sha256]
     assert again.run.steps[1].inputs[0] == sound
@@ -396,11 +413,11 @@ def test_a_changed_manifest_is_not_run(store: MediaStore, ledger: Ledger) -> Non
     [
         ({"seed": 1}, "names no step"),
         ({"movie.seed": 1}, "names no step"),
-        ({"image.": 1}, "names no step"),
-        ({"image.seed": "one"}, "give an integer"),
-        ({"image.seed": True}, "give an integer"),
-        ({"image.prompt": 7}, "give a text"),
-        ({"image.prompt_visibility": "hidden"}, "give one of public"),
+        ({"still.": 1}, "names no step"),
+        ({"still.seed": "one"}, "give an integer"),
+        ({"still.seed": True}, "give an integer"),
+        ({"still.prompt": 7}, "give a text"),
+        ({"still.prompt_visibility": "hidden"}, "give one of public"),
     ],
 )
 def test_a_wrong_change_says_what_is_right(
