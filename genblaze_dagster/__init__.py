@@ -3,8 +3,9 @@
 Names are imported when they are first used: reading a manifest does not pay for Dagster.
 """
 
-import importlib
 from typing import TYPE_CHECKING
+
+from genblaze_dagster.core.lazy import lazy_exports
 
 __version__ = "0.1.0"
 
@@ -178,19 +179,7 @@ _EXPORTS = {
         "verify",
     ),
 }
-_HOME = {name: module for module, names in _EXPORTS.items() for name in names}
 
-__all__ = sorted(["__version__", *_HOME], key=str.lower)  # pyright: ignore[reportUnsupportedDunderAll]
+_NAMES, __getattr__, __dir__ = lazy_exports(__name__, _EXPORTS)
 
-
-def __getattr__(name: str) -> object:
-    home = _HOME.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(importlib.import_module(f"{__name__}.{home}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+__all__ = sorted(["__version__", *_NAMES], key=str.lower)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -1,7 +1,8 @@
 """Is a file what its manifest says? Verification, as a library and for the command line."""
 
-import importlib
 from typing import TYPE_CHECKING
+
+from genblaze_dagster.core.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from genblaze_dagster.trust.report import BytesVerdict as BytesVerdict
@@ -26,19 +27,5 @@ _EXPORTS = {
     ),
     "verification": ("averify", "verify"),
 }
-_HOME = {name: module for module, names in _EXPORTS.items() for name in names}
 
-__all__ = sorted(_HOME, key=str.lower)  # pyright: ignore[reportUnsupportedDunderAll]
-
-
-def __getattr__(name: str) -> object:
-    home = _HOME.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(importlib.import_module(f"{__name__}.{home}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+__all__, __getattr__, __dir__ = lazy_exports(__name__, _EXPORTS)
