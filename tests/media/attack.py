@@ -26,10 +26,10 @@ from genblaze_dagster.core.manifest import Manifest
 from genblaze_dagster.core.models import Asset, Run, Step
 from genblaze_dagster.core.parse import parse_manifest
 from genblaze_dagster.errors import EmbeddingError, GenblazeError
-from genblaze_dagster.media import EmbedMethod, embed, extract, strip
+from genblaze_dagster.media import EmbedMethod, embed, extract, strip_to
 from genblaze_dagster.media.append import leftover
 from genblaze_dagster.media.containers import container_of, originals
-from genblaze_dagster.media.edit import Edit, chunks, pieces
+from genblaze_dagster.media.edit import Edit, chunks, pieces, sha256_edited
 from genblaze_dagster.media.embedding import embed_payload, plan
 from genblaze_dagster.media.source import Source
 from genblaze_dagster.media.stripping import find_original
@@ -111,15 +111,19 @@ def attack_whole(folder: Path) -> Report:
 
 
 def _attack_file(report: Report, path: Path, name: str) -> None:
+    output = path.with_name(f"{path.name}.stripped")
     report.watch(f"{name}, extract", lambda: _allowed(lambda: extract(path).verify()))
-    report.watch(f"{name}, strip", lambda: _allowed(lambda: strip(path)))
+    report.watch(f"{name}, strip", lambda: _allowed(lambda: strip_to(path, output)))
     report.watch(f"{name}, originals", lambda: _allowed(lambda: _hashed(path)))
     with Source.open(path) as source:
-        data = _edited(source, leftover(source))
-    manifest, methods = _about(data), list[EmbedMethod]()
+        sha256 = sha256_edited(source, leftover(source))
+    manifest, methods = _about(sha256), list[EmbedMethod]()
     report.watch(f"{name}, embed", lambda: methods.append(embed(path, manifest).method))
     if methods == [EmbedMethod.INLINE]:
-        report.watch(f"{name}, strip again", lambda: _same(strip(path), data))
+        report.watch(f"{name}, strip again", lambda: strip_to(path, output))
+        with output.open("rb") as file:
+            stripped = hashlib.file_digest(file, "sha256").hexdigest()
+        report.watch(f"{name}, compare", lambda: _same(stripped, sha256))
     for file in path.parent.glob(f"{path.name}*"):
         file.unlink()
 
@@ -136,18 +140,16 @@ def _hashed(path: Path) -> None:
         find_original(source, ())
 
 
-def _same(stripped: bytes, data: bytes) -> None:
-    assert stripped == data, "what was embedded did not come out to the byte"
+def _same(stripped: bytes | str, original: bytes | str) -> None:
+    assert stripped == original, "what was embedded did not come out to the byte"
 
 
-def _about(data: bytes) -> Manifest:
-    output = Asset(
-        url="https://cdn.test/a", media_type="image/png", sha256=hashlib.sha256(data).hexdigest()
-    )
+def _about(sha256: str) -> Manifest:
+    output = Asset(url="https://cdn.test/a", media_type="image/png", sha256=sha256)
     return Manifest.from_run(Run(steps=[Step(provider="acme", model="m", assets=[output])]))
 
 
-_ABOUT_ANOTHER = _about(b"another file")
+_ABOUT_ANOTHER = _about(hashlib.sha256(b"another file").hexdigest())
 
 
 def _round(data: bytes, *, bound: bool) -> Iterator[str]:
@@ -164,7 +166,8 @@ def _round(data: bytes, *, bound: bool) -> Iterator[str]:
         yield "mended"
         data = _edited(source, mend)
     before = _stripped(Source(io.BytesIO(data)))
-    manifest = _about(data) if bound else _ABOUT_ANOTHER
+    sha256 = hashlib.sha256(data).hexdigest()
+    manifest = _about(sha256) if bound else _ABOUT_ANOTHER
     payload = embed_payload(manifest)
     try:
         edit = plan(source, manifest, payload)
@@ -183,7 +186,7 @@ def _round(data: bytes, *, bound: bool) -> Iterator[str]:
     # Bound to the file, it comes on top; else it takes the place of what was there.
     _same(_stripped(embedded) or b"", data if bound or before is None else before)
     if bound:
-        assert find_original(embedded, {hashlib.sha256(data).hexdigest()}).matches
+        assert find_original(embedded, {sha256}).matches
 
 
 def _read(source: Source) -> str:
