@@ -206,8 +206,13 @@ def _check(
 
 
 def _same_text(found: bytes, payload: bytes) -> bool:
-    # Old ID3 tags hold the same JSON in other characters.
-    return found == payload or json.loads(found) == json.loads(payload)
+    if found == payload:
+        return True
+    try:
+        # Old ID3 tags hold the same JSON in other characters.
+        return json.loads(found) == json.loads(payload)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _embed_inline(

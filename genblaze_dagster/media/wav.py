@@ -1,10 +1,14 @@
 """WAV: the manifest in a `LIST`/`INFO` chunk, and what the format chunk says.
 
 Our list holds the manifest and nothing else, as genblaze's does; other lists stay as they are. It
-goes in front of the sound. There nothing has to be known about how the file ends: sizes that a
-streaming encoder never wrote, a missing pad byte and bytes behind the last chunk all stay as they
-are. The RIFF size grows by the list, unless it is 0 or 0xFFFFFFFF, which stand for "unknown". So
-taking the list out again gives the original without any record of it.
+goes behind all chunks of a file that is in order. Of any other file nothing has to be known but
+how it begins: the list goes in front of the sound, and sizes that a streaming encoder never wrote,
+a missing pad byte and bytes behind the last chunk all stay as they are. The RIFF size grows by the
+list, unless it is 0 or 0xFFFFFFFF, which stand for "unknown". So taking the list out again gives
+the original without any record of it.
+
+genblaze's list always goes to the end, and other lists are deleted for it. Ours has two NULs behind
+the text there, where genblaze's has one, because only ours tells what the original was.
 """
 
 from collections.abc import Iterator
@@ -23,6 +27,7 @@ MAX_ENTRIES = 10_000
 """More entries than that in the lists of one file are not titles; the search ends there."""
 
 _FIRST_CHUNK = 12
+_NULS_AT_THE_END = 2
 _UNKNOWN_SIZES = (0, 0xFFFF_FFFF)
 _EXTENSIBLE = 0xFFFE
 _CODECS = {3: "pcm_f{bits}le", 6: "pcm_alaw", 7: "pcm_mulaw"}
@@ -42,21 +47,23 @@ def read_payload(source: Source) -> bytes | None:
 
 
 def plan_embed(source: Source, payload: bytes) -> Edit:
-    """Return the edit that puts a manifest's text in, in front of the sound or an older manifest.
+    """Return the edit that puts a manifest's text in, where it is read before an older one.
 
     Raises:
         EmbeddingError: the chunks cannot be followed up to the sound, or a size is above its limit.
     """
     if source.at(0, 4) != b"RIFF" or source.at(8, 4) != b"WAVE":
         raise EmbeddingError("WAV is no plain RIFF: genblaze reads no RF64, BW64 or RIFX")
-    # Readers count the NUL behind the text.
-    if len(payload) >= MAX_MANIFEST_BYTES:
+    # Readers count the NULs behind the text.
+    if len(payload) > MAX_MANIFEST_BYTES - _NULS_AT_THE_END:
         raise EmbeddingError(
-            f"manifest has {len(payload)} bytes; the limit in a WAV is {MAX_MANIFEST_BYTES - 1}"
+            f"manifest has {len(payload)} bytes; the limit in a WAV is "
+            f"{MAX_MANIFEST_BYTES - _NULS_AT_THE_END}"
         )
-    ours = _list(payload)
+    place = _place(source)
+    ours = _list(payload, nuls=_NULS_AT_THE_END if place == source.size else 1)
     check_readable(source.size + len(ours))
-    return (*_resized(source, len(ours)), Splice(_place(source), 0, ours))
+    return (*_resized(source, len(ours)), Splice(place, 0, ours))
 
 
 def originals(source: Source) -> Iterator[Original]:
@@ -69,7 +76,11 @@ def originals(source: Source) -> Iterator[Original]:
     if found is None:
         return
     chunk, text = found
-    whole = _list(source.payload(text.start, text.end).rstrip(b"\0"))
+    payload = source.payload(text.start, text.end).rstrip(b"\0")
+    nuls = text.end - text.start - len(payload)
+    if nuls not in (1, _NULS_AT_THE_END):
+        return
+    whole = _list(payload, nuls=nuls)
     if chunk.end - chunk.start != len(whole) or source.at(chunk.start, len(whole)) != whole:
         return
     removal = Splice(chunk.start, len(whole), b"")
@@ -147,15 +158,22 @@ def _find_swallowed(source: Source, last: Chunk) -> tuple[Chunk, Range] | None:
 
 
 def _place(source: Source) -> int:
-    """Return where the list goes: in front of the sound, and of every older manifest."""
-    expected = _FIRST_CHUNK
+    """Return where the list goes: to the end, or in front of the sound and every older manifest."""
+    front: int | None = None
+    expected, in_order = _FIRST_CHUNK, source.number(4, 4, "little") == source.size - 8
     for chunk, text in _chunks(source):
-        if chunk.start != expected:
+        in_order = in_order and chunk.start == expected and not chunk.open_ended
+        if front is None and chunk.start != expected:
             raise EmbeddingError("WAV is broken: a chunk in front of the sound lacks its pad byte")
-        if chunk.id == b"data" or text is not None:
-            return chunk.start
+        if front is None and (chunk.id == b"data" or text is not None):
+            front = chunk.start
+        if text is not None:
+            in_order = False
+            break
         expected = chunk.end + (chunk.end - chunk.body) % 2
-    raise EmbeddingError("WAV is broken: no data chunk is found in it")
+    if front is None:
+        raise EmbeddingError("WAV is broken: no data chunk is found in it")
+    return source.size if in_order and expected == source.size else front
 
 
 def _resized(source: Source, by: int) -> Edit:
@@ -186,8 +204,8 @@ def _riff_sizes(source: Source, chunk: Chunk) -> Iterator[Edit]:
         yield (Splice(4, 4, _u32(unknown)),)
 
 
-def _list(payload: bytes) -> bytes:
-    return _chunk(b"LIST", b"INFO" + _chunk(MANIFEST_ID, payload + b"\0"))
+def _list(payload: bytes, *, nuls: int) -> bytes:
+    return _chunk(b"LIST", b"INFO" + _chunk(MANIFEST_ID, payload + bytes(nuls)))
 
 
 def _chunk(name: bytes, body: bytes) -> bytes:

@@ -23,7 +23,7 @@ BLOCK = 1 << 20
 MAX_PACKETS = 1_000
 MAX_ESCAPED_BYTES = 2 * MAX_MANIFEST_BYTES
 """JSON has few characters to escape; twice the limit leaves room for a prompt full of them."""
-MAX_REFERENCES = 200_000
+MAX_REFERENCES = 100_000
 """Character references of other writers than genblaze and us, of which each takes its time."""
 
 _FIRST_BLOCK = 4096

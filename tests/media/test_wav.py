@@ -30,8 +30,8 @@ def wav(*parts: bytes, size: int | None = None) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body) if size is None else size) + body
 
 
-def manifest_list(payload: bytes) -> bytes:
-    return chunk(b"LIST", b"INFO" + chunk(b"IMFL", payload + b"\0"))
+def manifest_list(payload: bytes, nuls: int = 1) -> bytes:
+    return chunk(b"LIST", b"INFO" + chunk(b"IMFL", payload + bytes(nuls)))
 
 
 OLD, NEW = b'{"old":"\xc3\xa9"}', b'{"new":1,"longer":"than the old one"}'
@@ -103,15 +103,23 @@ def test_manifest_goes_in_and_out_of_every_layout(sound: bytes) -> None:
         assert undone(above)[0] == (below, True)
 
 
-def test_list_goes_in_front_of_the_sound() -> None:
+def test_list_goes_to_the_end_of_a_file_in_order() -> None:
+    """It is the last chunk then, with two NULs; the RIFF size grows by it, and nothing else."""
+    ours = manifest_list(NEW, nuls=2)
+    assert embedded(SOUNDS["plain"], NEW) == wav(FMT, DATA, ours)
+    assert embedded(SOUNDS["odd"], NEW) == wav(FMT_8_BIT, chunk(b"data", SAMPLES[:41]), ours)
+
+
+def test_list_goes_in_front_of_the_sound_of_others() -> None:
     """One list is put in and the RIFF size grows by it, unless it is unknown; nothing else."""
     ours = manifest_list(NEW)
-    assert embedded(SOUNDS["plain"], NEW) == wav(FMT, ours, DATA)
     tail = SOUNDS["stray tail"]
     assert embedded(tail, NEW) == wav(FMT, ours, DATA) + b"12345"
     streamed = embedded(SOUNDS["streamed"], NEW)
     assert streamed == wav(FMT, ours, chunk(b"data", SAMPLES, UNKNOWN), size=UNKNOWN)
     assert embedded(wav(FMT, ours, DATA), OLD) == wav(FMT, manifest_list(OLD), ours, DATA)
+    at_the_end = wav(FMT, DATA, manifest_list(OLD, nuls=2))
+    assert embedded(at_the_end, NEW) == wav(FMT, ours, DATA, manifest_list(OLD, nuls=2))
 
 
 @pytest.mark.parametrize(
@@ -135,10 +143,10 @@ def test_sounds_that_cannot_carry_it_are_refused(data: bytes, reason: str) -> No
 
 
 def test_longest_manifest_is_the_one_readers_accept() -> None:
-    """Readers count the NUL behind the text, so one byte less than 16 MiB goes in."""
-    longest = b" " * ((16 << 20) - 1)
+    """Readers count the NULs behind the text, so two bytes less than 16 MiB go in."""
+    longest = b" " * ((16 << 20) - 2)
     assert read_payload(source_of(embedded(SOUNDS["plain"], longest))) == longest
-    with pytest.raises(EmbeddingError, match="limit in a WAV is 16777215"):
+    with pytest.raises(EmbeddingError, match="limit in a WAV is 16777214"):
         plan_embed(source_of(SOUNDS["plain"]), longest + b" ")
 
 
