@@ -10,11 +10,13 @@ URL or more than 80 characters of a prompt.
     │   ├── PartitionKeyError           empty, duplicate or unusable partition keys
     │   └── PromptTemplateError         missing variable or broken template (also a ValueError)
     ├── UnsafeUrlError                  the SSRF guard refused an address
+    ├── WebhookError                    a webhook is refused, or was not delivered
     ├── ProviderError                   a vendor call failed; `code`, `transient`, `retry_after`
     │   ├── AuthError                   key missing, wrong or without permission; permanent
     │   ├── QuotaError                  credit or spend limit used up; permanent
     │   ├── InvalidRequestError         the vendor refused the request; `param` names the field
     │   ├── ContentPolicyError          moderation refused prompt, input or output
+    │   │   └── ModerationRejectedError the user's own moderation did; `stage`, `reason`
     │   ├── ModelError                  unknown model, or the model failed
     │   ├── RateLimitError              transient; `retry_after` seconds when the vendor says
     │   ├── ProviderTimeoutError        transient; the job may still run
@@ -47,7 +49,7 @@ URL or more than 80 characters of a prompt.
 from collections.abc import Sequence
 from typing import ClassVar
 
-from genblaze_dagster.core.enums import ProviderErrorCode
+from genblaze_dagster.core.enums import ModerationStage, ProviderErrorCode
 
 
 class GenblazeError(Exception):
@@ -86,6 +88,32 @@ class PromptTemplateError(ConfigError, ValueError):
 
 class UnsafeUrlError(GenblazeError):
     """The SSRF guard refused a URL, its address or a redirect."""
+
+
+class WebhookError(GenblazeError):
+    """A webhook URL is refused, or an event could not be delivered.
+
+    Attributes:
+        transient: whether a later attempt may succeed.
+        http_status: the receiver's answer, None when there was none.
+        delivery_id: the `webhook-id` of the delivery, None when none was made.
+        retry_after: seconds the receiver asks to wait.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        transient: bool = False,
+        http_status: int | None = None,
+        delivery_id: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.transient = transient
+        self.http_status = http_status
+        self.delivery_id = delivery_id
+        self.retry_after = retry_after
 
 
 class ProviderError(GenblazeError):
@@ -157,6 +185,41 @@ class ContentPolicyError(ProviderError):
     """Moderation refused the prompt, an input or the output."""
 
     code = ProviderErrorCode.CONTENT_POLICY
+
+
+class ModerationRejectedError(ContentPolicyError):
+    """A moderation hook refused a request or an output.
+
+    Attributes:
+        stage: before the request was sent, or after the outputs came.
+        reason: the hook's words, None when there are none or the prompt is not public.
+        flagged_categories: the hook's categories.
+    """
+
+    # As genblaze records it; `content_policy` is what the vendor's own moderation gives.
+    code = ProviderErrorCode.INVALID_INPUT
+
+    def __init__(
+        self, stage: ModerationStage, reason: str | None, flagged_categories: tuple[str, ...]
+    ) -> None:
+        subject = "prompt/input" if stage is ModerationStage.PRE else "output"
+        named = f" ({', '.join(flagged_categories)})" if flagged_categories else ""
+        super().__init__(
+            f"Moderation rejected {subject}: {reason or 'no reason given'}{named}",
+            sent=stage is ModerationStage.POST,
+        )
+        self.stage = stage
+        self.reason = reason
+        self.flagged_categories = flagged_categories
+
+    @property
+    def record(self) -> dict[str, object]:
+        """What stands in a step's metadata under `moderation`."""
+        return {
+            "stage": self.stage.value,
+            "reason": self.reason,
+            "flagged_categories": list(self.flagged_categories),
+        }
 
 
 class ModelError(ProviderError):

@@ -71,3 +71,10 @@ class ProviderErrorCode(StrEnum):
     def retryable(self) -> bool:
         """Whether the manifest format calls this code retryable."""
         return self in (self.TIMEOUT, self.RATE_LIMIT, self.SERVER_ERROR)
+
+
+class ModerationStage(StrEnum):
+    """When moderation refused: before the request was sent, or after the outputs came."""
+
+    PRE = "pre"
+    POST = "post"
