@@ -52,6 +52,9 @@ from typing import ClassVar
 from genblaze_dagster.core.enums import ModerationStage, ProviderErrorCode
 
 
+_TRANSIENT_CODES = frozenset({"timeout", "rate_limit", "server_error"})
+
+
 class GenblazeError(Exception):
     """Base of every error this package raises on purpose."""
 
@@ -120,7 +123,7 @@ class ProviderError(GenblazeError):
     """A vendor call failed.
 
     Attributes:
-        code: genblaze's error code, as written into manifests.
+        code: genblaze's error code, as written into manifests; `error_code` in genblaze's guides.
         transient: whether the same call may succeed later.
         http_status: status of the answer, None when there was none.
         vendor_code: the vendor's own code, verbatim.
@@ -138,6 +141,7 @@ class ProviderError(GenblazeError):
         message: str,
         *,
         code: ProviderErrorCode | None = None,
+        error_code: ProviderErrorCode | None = None,
         transient: bool | None = None,
         provider: str | None = None,
         model: str | None = None,
@@ -149,8 +153,9 @@ class ProviderError(GenblazeError):
         sent: bool | None = True,
     ) -> None:
         super().__init__(message)
+        code = code or error_code
         if code is not None:
-            self.code = code
+            self.code, self.transient = code, self.transient or code in _TRANSIENT_CODES
         if transient is not None:
             self.transient = transient
         self.provider = provider

@@ -7,10 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from genblaze_dagster.net.redact import redact
-from genblaze_dagster.providers.registry import ENTRY_POINT_GROUP
-
-GENBLAZE_GROUP = "genblaze.providers"
-"""Where packages for genblaze declare theirs."""
+from genblaze_dagster.providers.registry import ENTRY_POINT_GROUP, GENBLAZE_GROUP
 
 _OURS = "genblaze-dagster"
 _MAX_REASON = 200

@@ -6,17 +6,25 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 from genblaze_dagster.errors import ConfigError, GenblazeError, UnknownProviderError
 from genblaze_dagster.providers.protocol import Provider
 
 ENTRY_POINT_GROUP = "genblaze_dagster.providers"
+GENBLAZE_GROUP = "genblaze.providers"
+"""Where packages for genblaze declare theirs."""
 
-ProviderFactory = Callable[[], Provider]
-"""A provider class, or anything that returns a provider when called without arguments."""
+ProviderFactory = Callable[[], Any]
+"""A provider class, or anything that returns a provider when called without arguments.
+
+The provider may be written as in the genblaze guides; it is adapted.
+"""
 
 # Here too, so that a checkout that is not installed has them.
 _BUILT_IN = {
+    "ffmpeg-compositor": "genblaze_dagster.providers.ffmpeg:FFmpegCompositor",
+    "ffmpeg-transform": "genblaze_dagster.providers.ffmpeg:FFmpegTransform",
     "local": "genblaze_dagster.providers.local:LocalProvider",
     "openai": "genblaze_dagster.providers.openai:DalleProvider",
 }
@@ -43,7 +51,8 @@ def provider_names() -> tuple[str, ...]:
 def resolve_provider(name: str) -> Provider:
     """Return a new instance of the provider of that name, configured from the environment.
 
-    A registered name wins over a built-in one, and that over other packages' entry points.
+    A registered name wins over a built-in one, and that over other packages' entry points, of
+    which those in the group `genblaze_dagster.providers` come before `genblaze.providers`.
 
     Raises:
         UnknownProviderError: no such name; lists close ones and how to add one.
@@ -57,12 +66,14 @@ def resolve_provider(name: str) -> Provider:
             f"provider {name!r} cannot be made without arguments; make it yourself and pass the "
             f"instance instead of the name: {exc}"
         ) from exc
-    if not isinstance(provider, Provider):
-        raise ConfigError(
-            f"provider {name!r} is a {type(provider).__name__}, which lacks methods of "
-            "genblaze_dagster.providers.Provider"
-        )
-    return provider
+    if isinstance(provider, Provider):
+        return provider
+    from genblaze_dagster.providers.adapter import adapt
+
+    try:
+        return adapt(provider)
+    except ConfigError as exc:
+        raise ConfigError(f"provider {name!r} cannot be used: {exc}") from exc
 
 
 def _factory(name: str) -> ProviderFactory:
@@ -91,7 +102,8 @@ def _factory(name: str) -> ProviderFactory:
 @cache
 def _installed() -> dict[str, EntryPoint]:
     # Reading the metadata of every installed package takes tens of milliseconds.
-    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    groups = (GENBLAZE_GROUP, ENTRY_POINT_GROUP)
+    return {point.name: point for group in groups for point in entry_points(group=group)}
 
 
 def _unknown(name: str) -> UnknownProviderError:

@@ -167,15 +167,25 @@ def _environment() -> Mapping[str, str]:
 
 
 async def _run(command: Sequence[str], folder: Path, seconds: float) -> tuple[int, bytes]:
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        cwd=folder,
-        env=_environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
+    started = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *command,
+            cwd=folder,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
     )
+    try:
+        process = await asyncio.shield(started)
+    except asyncio.CancelledError:
+        # asyncio itself would end the program, and not what that has started.
+        process = await started
+        _kill(process)
+        await process.wait()
+        raise
     said = b""
     try:
         async with asyncio.timeout(seconds):
