@@ -51,7 +51,6 @@ from typing import ClassVar
 
 from genblaze_dagster.core.enums import ModerationStage, ProviderErrorCode
 
-
 _TRANSIENT_CODES = frozenset({"timeout", "rate_limit", "server_error"})
 
 
