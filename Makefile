@@ -45,6 +45,7 @@ bench: $(VENV)/.installed-all
 	$(BIN)/python bench/manifest.py
 	$(BIN)/python bench/transfer.py
 	$(BIN)/python bench/dagster_batch.py
+	$(BIN)/python bench/batch.py
 	$(BIN)/python bench/embed.py
 	$(BIN)/python bench/rendition.py
 	$(BIN)/python bench/parquet_sink.py

@@ -10,12 +10,14 @@ from genblaze_dagster.core.lazy import lazy_exports
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from genblaze_dagster.agents import agent_asset as agent_asset
     from genblaze_dagster.assets import generation_asset as generation_asset
     from genblaze_dagster.assets import pipeline_assets as pipeline_assets
     from genblaze_dagster.checks import provenance_check as provenance_check
     from genblaze_dagster.core.canonical import canonical_hash as canonical_hash
     from genblaze_dagster.core.canonical import canonical_json as canonical_json
     from genblaze_dagster.core.enums import Modality as Modality
+    from genblaze_dagster.core.enums import ModerationStage as ModerationStage
     from genblaze_dagster.core.enums import PromptVisibility as PromptVisibility
     from genblaze_dagster.core.enums import ProviderErrorCode as ProviderErrorCode
     from genblaze_dagster.core.enums import RunStatus as RunStatus
@@ -37,12 +39,18 @@ if TYPE_CHECKING:
     from genblaze_dagster.core.reference import MediaObject as MediaObject
     from genblaze_dagster.core.reference import MediaRef as MediaRef
     from genblaze_dagster.core.reference import Rendition as Rendition
+    from genblaze_dagster.errors import ConfigError as ConfigError
     from genblaze_dagster.errors import EmbeddingError as EmbeddingError
     from genblaze_dagster.errors import GenblazeError as GenblazeError
     from genblaze_dagster.errors import ManifestError as ManifestError
+    from genblaze_dagster.errors import ModerationRejectedError as ModerationRejectedError
     from genblaze_dagster.errors import PipelineError as PipelineError
+    from genblaze_dagster.errors import PipelineTimeoutError as PipelineTimeoutError
     from genblaze_dagster.errors import ProviderError as ProviderError
+    from genblaze_dagster.errors import SinkError as SinkError
     from genblaze_dagster.errors import StorageError as StorageError
+    from genblaze_dagster.errors import UnverifiedAssetError as UnverifiedAssetError
+    from genblaze_dagster.errors import WebhookError as WebhookError
     from genblaze_dagster.index.catalog import IndexCatalog as IndexCatalog
     from genblaze_dagster.index.parquet_sink import ParquetSink as ParquetSink
     from genblaze_dagster.index.segment import SegmentWriter as SegmentWriter
@@ -52,14 +60,56 @@ if TYPE_CHECKING:
     from genblaze_dagster.ledger.ledger import Ledger as Ledger
     from genblaze_dagster.media.embedding import EmbedMethod as EmbedMethod
     from genblaze_dagster.media.embedding import EmbedResult as EmbedResult
+    from genblaze_dagster.net.webhooks import WebhookConfig as WebhookConfig
     from genblaze_dagster.partitions import PromptTable as PromptTable
+    from genblaze_dagster.pipeline.agent.course import AgentContext as AgentContext
+    from genblaze_dagster.pipeline.agent.course import AgentIteration as AgentIteration
+    from genblaze_dagster.pipeline.agent.course import AgentResult as AgentResult
+    from genblaze_dagster.pipeline.agent.evaluation import CallableEvaluator as CallableEvaluator
+    from genblaze_dagster.pipeline.agent.evaluation import EvaluationResult as EvaluationResult
+    from genblaze_dagster.pipeline.agent.evaluation import Evaluator as Evaluator
+    from genblaze_dagster.pipeline.agent.evaluation import ThresholdEvaluator as ThresholdEvaluator
+    from genblaze_dagster.pipeline.agent.loop import AgentLoop as AgentLoop
+    from genblaze_dagster.pipeline.batch import BatchPipelineError as BatchPipelineError
+    from genblaze_dagster.pipeline.builders import RunBuilder as RunBuilder
+    from genblaze_dagster.pipeline.builders import StepBuilder as StepBuilder
     from genblaze_dagster.pipeline.declaration import Pipeline as Pipeline
     from genblaze_dagster.pipeline.declaration import StepSpec as StepSpec
+    from genblaze_dagster.pipeline.moderation import ModerationHook as ModerationHook
+    from genblaze_dagster.pipeline.moderation import ModerationResult as ModerationResult
+    from genblaze_dagster.pipeline.pipeline_template import PipelineTemplate as PipelineTemplate
+    from genblaze_dagster.pipeline.pipeline_template import StepTemplate as StepTemplate
+    from genblaze_dagster.pipeline.progress_display import ProgressDisplay as ProgressDisplay
     from genblaze_dagster.pipeline.replay import Replay as Replay
     from genblaze_dagster.pipeline.result import PipelineResult as PipelineResult
-    from genblaze_dagster.pipeline.retry import RetryPolicy as RetryPolicy
+    from genblaze_dagster.pipeline.step_cache import StepCache as StepCache
+    from genblaze_dagster.pipeline.stream_events import StreamEvent as StreamEvent
+    from genblaze_dagster.pipeline.stream_events import StreamEventType as StreamEventType
     from genblaze_dagster.pipeline.template import Column as Column
     from genblaze_dagster.pipeline.template import PromptTemplate as PromptTemplate
+    from genblaze_dagster.pipeline.tracing.composite import CompositeTracer as CompositeTracer
+    from genblaze_dagster.pipeline.tracing.json_lines import LoggingTracer as LoggingTracer
+    from genblaze_dagster.pipeline.tracing.json_lines import StructuredLogger as StructuredLogger
+    from genblaze_dagster.pipeline.tracing.otel import OTelTracer as OTelTracer
+    from genblaze_dagster.pipeline.tracing.tracer import NoOpTracer as NoOpTracer
+    from genblaze_dagster.pipeline.tracing.tracer import Tracer as Tracer
+    from genblaze_dagster.pipeline.webhooks import WebhookEvent as WebhookEvent
+    from genblaze_dagster.pipeline.webhooks import WebhookNotifier as WebhookNotifier
+    from genblaze_dagster.pipeline.webhooks import WebhookSink as WebhookSink
+    from genblaze_dagster.providers.base import BaseProvider as BaseProvider
+    from genblaze_dagster.providers.base import SyncProvider as SyncProvider
+    from genblaze_dagster.providers.discovery import discover_providers as discover_providers
+    from genblaze_dagster.providers.ffmpeg import FFmpegCompositor as FFmpegCompositor
+    from genblaze_dagster.providers.ffmpeg import FFmpegTransform as FFmpegTransform
+    from genblaze_dagster.providers.mock import MockAudioProvider as MockAudioProvider
+    from genblaze_dagster.providers.mock import MockProvider as MockProvider
+    from genblaze_dagster.providers.mock import MockVideoProvider as MockVideoProvider
+    from genblaze_dagster.providers.model_spec import ModelSpec as ModelSpec
+    from genblaze_dagster.providers.models import ModelRegistry as ModelRegistry
+    from genblaze_dagster.providers.retry import RetryPolicy as RetryPolicy
+    from genblaze_dagster.providers.values import ProgressEvent as ProgressEvent
+    from genblaze_dagster.providers.values import ProviderCapabilities as ProviderCapabilities
+    from genblaze_dagster.providers.values import SubmitResult as SubmitResult
     from genblaze_dagster.replay import replay_job as replay_job
     from genblaze_dagster.resources import LedgerResource as LedgerResource
     from genblaze_dagster.resources import LocalResource as LocalResource
@@ -79,6 +129,7 @@ if TYPE_CHECKING:
     from genblaze_dagster.trust.verification import verify as verify
 
 _EXPORTS = {
+    "agents": ("agent_asset",),
     "assets": (
         "generation_asset",
         "pipeline_assets",
@@ -90,6 +141,7 @@ _EXPORTS = {
     ),
     "core.enums": (
         "Modality",
+        "ModerationStage",
         "PromptVisibility",
         "ProviderErrorCode",
         "RunStatus",
@@ -121,12 +173,18 @@ _EXPORTS = {
         "Rendition",
     ),
     "errors": (
+        "ConfigError",
         "EmbeddingError",
         "GenblazeError",
         "ManifestError",
+        "ModerationRejectedError",
         "PipelineError",
+        "PipelineTimeoutError",
         "ProviderError",
+        "SinkError",
         "StorageError",
+        "UnverifiedAssetError",
+        "WebhookError",
     ),
     "index.catalog": ("IndexCatalog",),
     "index.parquet_sink": ("ParquetSink",),
@@ -141,17 +199,85 @@ _EXPORTS = {
         "EmbedMethod",
         "EmbedResult",
     ),
+    "net.webhooks": ("WebhookConfig",),
     "partitions": ("PromptTable",),
+    "pipeline.agent.course": (
+        "AgentContext",
+        "AgentIteration",
+        "AgentResult",
+    ),
+    "pipeline.agent.evaluation": (
+        "CallableEvaluator",
+        "EvaluationResult",
+        "Evaluator",
+        "ThresholdEvaluator",
+    ),
+    "pipeline.agent.loop": ("AgentLoop",),
+    "pipeline.batch": ("BatchPipelineError",),
+    "pipeline.builders": (
+        "RunBuilder",
+        "StepBuilder",
+    ),
     "pipeline.declaration": (
         "Pipeline",
         "StepSpec",
     ),
+    "pipeline.moderation": (
+        "ModerationHook",
+        "ModerationResult",
+    ),
+    "pipeline.pipeline_template": (
+        "PipelineTemplate",
+        "StepTemplate",
+    ),
+    "pipeline.progress_display": ("ProgressDisplay",),
     "pipeline.replay": ("Replay",),
     "pipeline.result": ("PipelineResult",),
-    "pipeline.retry": ("RetryPolicy",),
+    "pipeline.step_cache": ("StepCache",),
+    "pipeline.stream_events": (
+        "StreamEvent",
+        "StreamEventType",
+    ),
     "pipeline.template": (
         "Column",
         "PromptTemplate",
+    ),
+    "pipeline.tracing.composite": ("CompositeTracer",),
+    "pipeline.tracing.json_lines": (
+        "LoggingTracer",
+        "StructuredLogger",
+    ),
+    "pipeline.tracing.otel": ("OTelTracer",),
+    "pipeline.tracing.tracer": (
+        "NoOpTracer",
+        "Tracer",
+    ),
+    "pipeline.webhooks": (
+        "WebhookEvent",
+        "WebhookNotifier",
+        "WebhookSink",
+    ),
+    "providers.base": (
+        "BaseProvider",
+        "SyncProvider",
+    ),
+    "providers.discovery": ("discover_providers",),
+    "providers.ffmpeg": (
+        "FFmpegCompositor",
+        "FFmpegTransform",
+    ),
+    "providers.mock": (
+        "MockAudioProvider",
+        "MockProvider",
+        "MockVideoProvider",
+    ),
+    "providers.model_spec": ("ModelSpec",),
+    "providers.models": ("ModelRegistry",),
+    "providers.retry": ("RetryPolicy",),
+    "providers.values": (
+        "ProgressEvent",
+        "ProviderCapabilities",
+        "SubmitResult",
     ),
     "replay": ("replay_job",),
     "resources": (

@@ -1,6 +1,7 @@
 """The body of every generated asset: one Dagster step over all partitions of its run."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -92,7 +93,14 @@ class Batch:
             }
             for key in versions
         }
-        return MaterializationLog(self._context, code_versions=versions, upstream=upstream)
+        return self._new_log(versions, upstream)
+
+    def _new_log(
+        self,
+        code_versions: Mapping[dg.AssetKey, str],
+        upstream: Mapping[dg.AssetKey, Mapping[dg.AssetKey, _compat.InputVersion | None]],
+    ) -> MaterializationLog:
+        return MaterializationLog(self._context, code_versions, upstream)
 
     def _log_checks(self) -> None:
         for key, tally in self._results.tallies.items():
@@ -114,11 +122,13 @@ class Batch:
             # Once, before anything is paid: a store nobody can write to fails the step as a whole.
             await store.check_access(write=bool(self._steps))
             segment = SegmentWriter(store)
+            providers = self._open_providers(opened)
+            runner = self._new_runner(manager, ledger, segment, providers)
             around = Surroundings(
                 store=store,
-                runner=await opened.enter_async_context(Runner(store, ledger, embed=embed)),
+                runner=await opened.enter_async_context(runner),
                 embed=embed,
-                providers=self._open_providers(opened),
+                providers=providers,
                 rows=self._settings.rows,
                 segment=segment,
                 target=self._target,
@@ -133,6 +143,15 @@ class Batch:
             finally:
                 await segment.flush()
             await self._audit(store)
+
+    def _new_runner(
+        self,
+        manager: StoreIOManager,
+        ledger: Ledger,
+        segment: SegmentWriter,
+        providers: Mapping[str, Provider],
+    ) -> Runner:
+        return Runner(manager.store, ledger, embed=manager.embed_policy)
 
     def _open(self) -> tuple[StoreIOManager, Ledger]:
         manager = getattr(self._context.resources, self._settings.media_key)
@@ -166,12 +185,14 @@ class Batch:
 
     def _open_providers(self, opened: AsyncExitStack) -> dict[str, Provider]:
         providers: dict[str, Provider] = {}
-        names = {step.spec.provider_name for step in self._steps} & self._settings.provider_keys
-        for name in sorted(names):
+        for name in sorted(self._provider_names()):
             provider: Provider = getattr(self._context.resources, name).get_provider()
             opened.push_async_callback(provider.aclose)
             providers[name] = provider
         return providers
+
+    def _provider_names(self) -> AbstractSet[str]:
+        return {step.spec.provider_name for step in self._steps} & self._settings.provider_keys
 
     def _target(self, key: dg.AssetKey, partition: str | None) -> Target:
         return Target(

@@ -1,6 +1,7 @@
 """From declared steps to Dagster's definitions, shared by pipelines and prompt functions."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ from genblaze_dagster.storage.store import MediaStore
 from genblaze_dagster.translator import AssetStep, GenblazeTranslator
 
 PARTITIONS_PER_RUN = 50
+
+BatchFactory = Callable[[dg.AssetExecutionContext, Sequence[BatchStep], BatchSettings], Batch]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +54,18 @@ def define(
     retry_policy: dg.RetryPolicy | None,
     pool: str | None,
     op_tags: Mapping[str, Any] | None,
+    batch: BatchFactory = Batch,
+    providers: AbstractSet[str] | None = None,
 ) -> dg.AssetsDefinition:
-    """Return one Dagster step that makes all the declared assets."""
+    """Return one Dagster step that makes all the declared assets.
+
+    `batch` makes what runs them; `providers` are the resources it needs, those of the steps when
+    left out.
+    """
     steps = [one.step for one in declared]
-    used = {step.spec.provider_name for step in steps} & settings.provider_keys
+    used = providers
+    if used is None:
+        used = {step.spec.provider_name for step in steps} & settings.provider_keys
     if backfill_policy is None and settings.rows.definition is not None:
         backfill_policy = dg.BackfillPolicy.multi_run(PARTITIONS_PER_RUN)
 
@@ -71,7 +82,7 @@ def define(
         op_tags=op_tags,
     )
     def body(context: dg.AssetExecutionContext):
-        yield from Batch(context, steps, settings).execute()
+        yield from batch(context, steps, settings).execute()
 
     return body
 

@@ -12,6 +12,7 @@ from genblaze_dagster._flows import Inputs, Request
 from genblaze_dagster.core.canonical import canonical_hash
 from genblaze_dagster.core.reference import MediaRef
 from genblaze_dagster.errors import ConfigError
+from genblaze_dagster.pipeline.agent.calls import source_of
 from genblaze_dagster.pipeline.declaration import StepSpec
 from genblaze_dagster.pipeline.template import Column, PromptTemplate
 from genblaze_dagster.storage.media import Media
@@ -47,7 +48,7 @@ class PromptFunction:
         parameters = _parameters(function)
         self._plain = [name for name in parameters if name in ("row", "partition_key")]
         self._media = {
-            name: _dep(ins.get(name, name)) for name in parameters if name not in self._plain
+            name: dependency(ins.get(name, name)) for name in parameters if name not in self._plain
         }
         unused = sorted(set(ins) - set(self._media))
         if unused:
@@ -66,7 +67,7 @@ class PromptFunction:
     def code_version(self) -> str:
         """Hash (12 hex characters) of the settings and the function's source."""
         wiring = {name: dep.asset_key.to_user_string() for name, dep in self._media.items()}
-        return canonical_hash([self._step.code_version, _source(self._function), wiring])[:12]
+        return canonical_hash([self._step.code_version, source_of(self._function), wiring])[:12]
 
     async def prepare(
         self,
@@ -175,16 +176,8 @@ def _dict_parameters(function: Callable[..., Any]) -> frozenset[str]:
     return frozenset(name for name, kind in kinds.items() if kind in (dict, Mapping))
 
 
-def _dep(upstream: dg.AssetDep | dg.AssetKey | str) -> dg.AssetDep:
+def dependency(upstream: dg.AssetDep | dg.AssetKey | str) -> dg.AssetDep:
     if isinstance(upstream, dg.AssetDep):
         return upstream
     key = dg.AssetKey.from_user_string(upstream) if isinstance(upstream, str) else upstream
     return dg.AssetDep(key)
-
-
-def _source(function: Callable[..., Any]) -> str:
-    try:
-        return inspect.getsource(function)
-    except OSError:
-        # No file (a notebook cell that is gone, exec): the byte code has to do.
-        return function.__code__.co_code.hex() + repr(function.__code__.co_consts)

@@ -22,9 +22,9 @@ from genblaze_dagster.errors import ConfigError
 from genblaze_dagster.partitions import PromptRows, PromptTable
 from genblaze_dagster.pipeline.declaration import DEFAULT_TIMEOUT_SECONDS, Pipeline
 from genblaze_dagster.pipeline.execution import DEFAULT_CONCURRENCY
-from genblaze_dagster.pipeline.retry import RetryPolicy
 from genblaze_dagster.pipeline.template import Column
 from genblaze_dagster.providers.protocol import Provider
+from genblaze_dagster.providers.retry import RetryPolicy
 from genblaze_dagster.resources import LEDGER_KEY, MEDIA_KEY
 from genblaze_dagster.translator import AssetStep, GenblazeTranslator, group_name_for
 

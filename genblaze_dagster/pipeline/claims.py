@@ -5,9 +5,11 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
+
+from uuid_utils import compat as uuid_utils
 
 from genblaze_dagster.errors import LeaseHeldError, LedgerError
 from genblaze_dagster.ledger.ledger import Ledger
@@ -21,6 +23,19 @@ _log = logging.getLogger(__name__)
 # The holder usually finishes long before its lease ends, so look again soon, then less often.
 _FIRST_LOOK_SECONDS = 0.05
 _LONGEST_WAIT_SECONDS = 5.0
+
+
+def new_run_id() -> str:
+    """Return a new id of a run or step; ids sort by the time they were made."""
+    return str(uuid_utils.uuid7())
+
+
+def submission_ids(run_id: str | None, step_id: str | None) -> Iterator[str]:
+    """Yield run and step ids in turn: the wanted run id once, since it names one submission."""
+    yield run_id or new_run_id()
+    while True:
+        yield step_id or new_run_id()
+        yield new_run_id()
 
 
 class Claims:
@@ -43,8 +58,16 @@ class Claims:
             loop.run_in_executor(self._thread, lambda: operation(*args, **kwargs))
         )
 
-    async def claim(self, intent: Intent, *, patience_seconds: float) -> "Lease":
+    async def claim(
+        self,
+        intent: Intent,
+        *,
+        patience_seconds: float,
+        new_id: Callable[[], str] = new_run_id,
+    ) -> "Lease":
         """Claim a generation, waiting for another live worker that is doing it.
+
+        A new submission takes its run id and its step id from `new_id`, in this order.
 
         Raises:
             LeaseHeldError: it is still held after `patience_seconds`.
@@ -57,7 +80,7 @@ class Claims:
         wait = _FIRST_LOOK_SECONDS
         while True:
             try:
-                return Lease(self, await self._claim_now(intent, owner), owner)
+                return Lease(self, await self._claim_now(intent, owner, new_id), owner)
             except LeaseHeldError as exc:
                 wait = min(wait, max(exc.retry_after, _FIRST_LOOK_SECONDS))
                 if clock() + wait > deadline:
@@ -65,11 +88,13 @@ class Claims:
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
 
-    async def _claim_now(self, intent: Intent, owner: str) -> Claim:
+    async def _claim_now(self, intent: Intent, owner: str, new_id: Callable[[], str]) -> Claim:
         loop = asyncio.get_running_loop()
         claiming = loop.run_in_executor(
             self._thread,
-            lambda: self.ledger.claim(intent, owner=owner, lease_seconds=self.lease_seconds),
+            lambda: self.ledger.claim(
+                intent, owner=owner, lease_seconds=self.lease_seconds, new_run_id=new_id
+            ),
         )
         try:
             return await asyncio.shield(claiming)

@@ -1,9 +1,10 @@
 """A pipeline is data: named steps and the edges between them, no I/O."""
 
+import copy
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from genblaze_dagster.core.canonical import canonical_hash
 from genblaze_dagster.core.enums import Modality, PromptVisibility, StepType
@@ -16,21 +17,21 @@ from genblaze_dagster.pipeline.external import (
     StepOutput,
     declared_inputs,
 )
-from genblaze_dagster.pipeline.retry import RetryPolicy
+from genblaze_dagster.pipeline.runs import Runs
 from genblaze_dagster.pipeline.template import Column, PromptTemplate, declared, variables_of
+from genblaze_dagster.providers.adapter import adapt
+from genblaze_dagster.providers.base import BaseProvider
 from genblaze_dagster.providers.protocol import Provider
 from genblaze_dagster.providers.registry import resolve_provider
+from genblaze_dagster.providers.retry import RetryPolicy
 
 if TYPE_CHECKING:
-    from dagster import AssetsDefinition
-
-    from genblaze_dagster.pipeline.result import PipelineResult
+    from genblaze_dagster.pipeline.moderation import ModerationHook
+    from genblaze_dagster.pipeline.tracing import Tracer
 
 DEFAULT_TIMEOUT_SECONDS = 600.0
+_GUIDE_STYLE = ("name", "submit", "poll", "fetch_output")
 _RESERVED_PARAMS = ("input", "inputs", "metadata", "prompt_visibility")
-# A keyword of the genblaze guides that this release does not have; a model parameter of such a name
-# would otherwise go to the vendor unnoticed.
-_NOT_THERE = ("expected_duration_sec",)
 
 FALLBACK_MODELS = "_fallback_models"
 FALLBACK_FROM = "fallback_from"
@@ -52,8 +53,10 @@ class StepSpec:
     """One declared step: what to ask of which model, and from which steps its inputs come.
 
     `prompt`, `negative_prompt`, `params` and `metadata` may hold templates and `Column`s that a
-    partition's row fills. `sources` are the inputs in order: earlier steps, and external media. `timeout` is seconds for the whole step. `fallback_from` is the declared model while one
-    of `fallback_models` is asked in its place.
+    partition's row fills. `sources` are the inputs in order: earlier steps, and external media.
+    `timeout` is seconds for the whole step, `expected_duration_sec` what it may take, for who
+    watches. `fallback_from` is the declared model while one of `fallback_models` is asked in its
+    place.
     """
 
     name: str
@@ -72,6 +75,7 @@ class StepSpec:
     retry: RetryPolicy | None = None
     fallback_models: tuple[str, ...] = ()
     fallback_from: str | None = None
+    expected_duration_sec: float | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -117,7 +121,7 @@ class StepSpec:
         return canonical_hash(declaration)[:12]
 
 
-class Pipeline:
+class Pipeline(Runs):
     """Named steps and the edges between them; run in process or turned into Dagster assets.
 
     Args:
@@ -126,6 +130,10 @@ class Pipeline:
         project_id: free text, hashed into manifests.
         chain: every step takes the outputs of the step before it.
         max_concurrency: how many steps or partitions run at once.
+        structured_log: write JSON lines about every run.
+        moderation: looks at what is asked and at what comes of it.
+        tracer: watches every run.
+        preflight: look before a run whether its models exist.
 
     Raises:
         ConfigError: `max_concurrency` is below 1.
@@ -134,12 +142,22 @@ class Pipeline:
     def __init__(
         self,
         name: str | None = None,
-        *,
         tenant_id: str | None = None,
+        *,
         project_id: str | None = None,
         chain: bool = False,
+        structured_log: bool = False,
         max_concurrency: int | None = None,
+        moderation: "ModerationHook | None" = None,
+        tracer: "Tracer | None" = None,
+        preflight: bool = True,
     ) -> None:
+        super().__init__(
+            structured_log=structured_log,
+            moderation=moderation,
+            tracer=tracer,
+            preflight=preflight,
+        )
         if max_concurrency is not None and max_concurrency < 1:
             raise ConfigError(f"max_concurrency is {max_concurrency}; give at least 1")
         self.name = name
@@ -154,9 +172,15 @@ class Pipeline:
         """The steps in declaration order; inputs always come before their users."""
         return tuple(self._steps.values())
 
+    def replaced(self, first: StepSpec) -> Self:
+        """Return a copy of the pipeline whose first step is another."""
+        other = copy.copy(self)
+        other._steps = {first.name: first, **dict(list(self._steps.items())[1:])}
+        return other
+
     def step(
         self,
-        provider: Provider | str,
+        provider: Provider | BaseProvider | str,
         *,
         model: str,
         name: str | None = None,
@@ -168,6 +192,7 @@ class Pipeline:
         input_from: int | str | Sequence[int | str] | None = None,
         external_inputs: External | Sequence[External] | None = None,
         fallback_models: str | Sequence[str] | None = None,
+        expected_duration_sec: float | None = None,
         prompt_visibility: PromptVisibility | str = PromptVisibility.PUBLIC,
         metadata: Mapping[str, Any] | None = None,
         timeout: float = DEFAULT_TIMEOUT_SECONDS,
@@ -178,7 +203,8 @@ class Pipeline:
         """Add a step and return the pipeline.
 
         Args:
-            provider: a provider instance, or the name of a registered one or of a Dagster resource.
+            provider: a provider instance, also one written as in the genblaze guides, or the name
+                of a registered one or of a Dagster resource.
             model: the vendor's model name.
             name: unique name; `<modality>`, `<modality>_2`, ... when left out.
             prompt: text; `{column}` fields are filled when there is a row.
@@ -188,6 +214,9 @@ class Pipeline:
             step_type: what the step does with its inputs.
             input_from: earlier steps, by name or index, whose outputs are this step's inputs, in
                 this order. With `chain=True` the step before is the default.
+            external_inputs: media that no step makes; in place of `input_from`.
+            fallback_models: asked in turn when the model ends in a model error.
+            expected_duration_sec: what the step may take, for who watches.
             prompt_visibility: anything but public keeps the prompt out of manifests, the index,
                 logs and events; its SHA-256 is recorded instead.
             metadata: hashed into the manifest; keep run-specific values out.
@@ -201,8 +230,7 @@ class Pipeline:
                 in params, or both kinds of inputs.
             UnknownProviderError: a provider name that cannot be a name.
         """
-        if isinstance(provider, str) and not provider:
-            raise UnknownProviderError("provider name is empty; give a provider or its name")
+        chosen = _provider(provider)
         merged = {**(params or {}), **extra}
         merged_seed = merged.pop("seed", None)
         merged_negative = merged.pop("negative_prompt", None)
@@ -211,7 +239,7 @@ class Pipeline:
         return self.add(
             StepSpec(
                 name=name,
-                provider=provider,
+                provider=chosen,
                 model=model,
                 prompt=prompt,
                 negative_prompt=merged_negative if negative_prompt is None else negative_prompt,
@@ -225,6 +253,7 @@ class Pipeline:
                 timeout=timeout,
                 retry=retry,
                 fallback_models=_names(fallback_models),
+                expected_duration_sec=expected_duration_sec,
             )
         )
 
@@ -277,34 +306,25 @@ class Pipeline:
         known = ", ".join(self._steps) or "none yet"
         raise ConfigError(f"input_from {wanted!r} names no earlier step (there are: {known})")
 
-    def run(self, **options: Any) -> "PipelineResult":
-        """Run every step in this process and return when all is stored; see `arun`."""
-        from genblaze_dagster.net.loop import run_sync
 
-        return run_sync(self.arun(**options))
+class ProviderTypeError(ConfigError, TypeError):
+    """What was given as a provider is none."""
 
-    async def arun(self, **options: Any) -> "PipelineResult":
-        """Run every step; independent ones at the same time.
 
-        Options are those of `genblaze_dagster.pipeline.execution.execute`.
-
-        Raises:
-            PipelineError: a step failed (unless `raise_on_failure=False`); `result` holds what
-                succeeded, which is stored.
-        """
-        from genblaze_dagster.pipeline.execution import execute
-
-        return await execute(self, **options)
-
-    def to_assets(self, **options: Any) -> "list[AssetsDefinition]":
-        """Return Dagster assets, one per step; options are those of `assets.pipeline_assets`.
-
-        The import is the one place where a layer below Dagster names one above it: users look for
-        this on the pipeline, and nothing is imported until they ask.
-        """
-        from genblaze_dagster.assets import pipeline_assets
-
-        return pipeline_assets(self, **options)
+def _provider(given: object) -> Provider | str:
+    if isinstance(given, str):
+        if not given:
+            raise UnknownProviderError("provider name is empty; give a provider or its name")
+        return given
+    if isinstance(given, Provider):
+        return given
+    if all(hasattr(given, name) for name in _GUIDE_STYLE) and not isinstance(given, type):
+        return adapt(cast(BaseProvider, given))
+    raise ProviderTypeError(
+        f"provider is {'the class ' if isinstance(given, type) else 'a '}"
+        f"{given.__name__ if isinstance(given, type) else type(given).__name__}, which is no "
+        "provider; give an instance with submit, poll and fetch_output, or a name"
+    )
 
 
 def _names(models: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -320,9 +340,6 @@ def _check(spec: StepSpec) -> None:
     for reserved in _RESERVED_PARAMS:
         if reserved in spec.params:
             raise ConfigError(f"params of step {spec.name!r} hold {reserved!r}; pass it to step()")
-    for absent in _NOT_THERE:
-        if absent in spec.params:
-            raise ConfigError(f"step {spec.name!r} uses {absent!r}, which this release lacks")
     for reserved in RESERVED_METADATA:
         if reserved in spec.metadata:
             raise ConfigError(

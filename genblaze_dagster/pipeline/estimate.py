@@ -1,9 +1,10 @@
 """What a step may cost, before anybody is asked for anything."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from genblaze_dagster.core.models import Asset
 from genblaze_dagster.errors import ConfigError, GenblazeError
+from genblaze_dagster.pipeline.declaration import StepSpec
 from genblaze_dagster.pipeline.replay import ReplayStep
 from genblaze_dagster.providers.protocol import GenerationRequest, InputMedia
 from genblaze_dagster.providers.registry import resolve_provider
@@ -11,7 +12,11 @@ from genblaze_dagster.providers.registry import resolve_provider
 
 def estimated_cost(step: ReplayStep) -> float | None:
     """Return the expected price of repeating a step in USD, None when nobody can say."""
-    spec = step.spec
+    return estimated_price(step.spec, step.recorded.inputs)
+
+
+def estimated_price(spec: StepSpec, inputs: Sequence[Asset] = ()) -> float | None:
+    """Return the expected price of a declared step in USD, None when nobody can say."""
     request = GenerationRequest(
         model=spec.model,
         prompt=None if spec.prompt is None else str(spec.prompt),
@@ -20,7 +25,7 @@ def estimated_cost(step: ReplayStep) -> float | None:
         modality=spec.modality,
         step_type=spec.step_type,
         params=spec.params,
-        inputs=tuple(_unread(asset) for asset in step.recorded.inputs),
+        inputs=tuple(_unread(asset) for asset in inputs),
         timeout=spec.timeout,
     )
     try:

@@ -19,6 +19,7 @@ from genblaze_dagster.pipeline.declaration import (
 )
 from genblaze_dagster.pipeline.template import render_value
 from genblaze_dagster.providers.protocol import GenerationRequest, InputMedia, Provider
+from genblaze_dagster.providers.registry import resolve_provider
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,15 @@ class Generation:
     request: GenerationRequest
     metadata: Mapping[str, Any]
     key: str
+
+
+def provider_of(spec: StepSpec) -> Provider:
+    """Return the provider of a step, looked up by its name if need be.
+
+    Raises:
+        UnknownProviderError: none of that name is registered.
+    """
+    return resolve_provider(spec.provider) if isinstance(spec.provider, str) else spec.provider
 
 
 def render(

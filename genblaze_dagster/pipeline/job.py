@@ -3,9 +3,10 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from genblaze_dagster.core.enums import ProviderErrorCode
 from genblaze_dagster.errors import (
     ContentPolicyError,
     GenblazeError,
@@ -16,10 +17,10 @@ from genblaze_dagster.errors import (
     ProviderTimeoutError,
 )
 from genblaze_dagster.net.redact import redact
-from genblaze_dagster.pipeline.events import StepEventType
+from genblaze_dagster.pipeline.events import StepEventType, StepPhase
 from genblaze_dagster.pipeline.generation import Generation
-from genblaze_dagster.pipeline.retry import RetryPolicy, is_ambiguous, may_resubmit
 from genblaze_dagster.providers.protocol import JobState, Result, Submission
+from genblaze_dagster.providers.retry import RetryPolicy, is_ambiguous, may_resubmit
 
 T = TypeVar("T")
 
@@ -29,6 +30,8 @@ _POLL_DOUBLES_EVERY_SECONDS = 30.0
 _CANCEL_GRACE_SECONDS = 10.0
 _CANCEL_DEADLINE_SECONDS = 5.0
 _QUOTED_CHARS = 200
+_LONG_SLEEP_SECONDS = 15.0
+_HEARTBEAT_SECONDS = 10.0
 
 
 class JobRecord(Protocol):
@@ -65,6 +68,7 @@ class Job:
     on_the_wire: bool = False
     ended: bool = False
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    started: float = field(default_factory=time.monotonic)
 
     async def run(self) -> Result:
         """Submit unless there is a job, wait for it and return its result.
@@ -74,6 +78,7 @@ class Job:
                 step's timeout.
         """
         request = self.generation.request
+        self.started = time.monotonic()
         try:
             async with asyncio.timeout(request.timeout) as limit:
                 result = await self._run()
@@ -82,6 +87,7 @@ class Job:
                 self.interrupted = False
             return result
         except TimeoutError as exc:
+            self._tell("failed")
             raise ProviderTimeoutError(
                 f"{self.generation.provider.name} did not finish within {request.timeout:g} s; "
                 "a submitted job is resumed by the next attempt",
@@ -90,6 +96,18 @@ class Job:
             ) from exc
 
     async def _run(self) -> Result:
+        try:
+            result = await self._result()
+        except GenblazeError:
+            self._tell("failed")
+            raise
+        self._tell("succeeded")
+        return result
+
+    def _tell(self, status: str, **details: object) -> None:
+        self.notify(StepEventType.PROGRESS, status=status, job_id=self.job_id, **details)
+
+    async def _result(self) -> Result:
         estimated: float | None = None
         if self.job_id is None:
             submission = await self._submit()
@@ -97,7 +115,7 @@ class Job:
                 return submission.result
             estimated = submission.estimated_seconds
         else:
-            self.notify(StepEventType.PROGRESS, detail="resumed")
+            self._tell("resumed", detail="resumed")
         job_id = self.job_id
         if job_id is None:
             raise OutputError(
@@ -105,11 +123,12 @@ class Job:
             )
         await self._wait(job_id, estimated)
         provider, request = self.generation.provider, self.generation.request
-        return await self._retrying("fetch", lambda: provider.fetch_output(job_id, request))
+        return await self._retrying(StepPhase.FETCH, lambda: provider.fetch_output(job_id, request))
 
     async def _submit(self) -> Submission:
         provider, request = self.generation.provider, self.generation.request
         await self.record.sending()
+        self._tell("submitted")
         while True:
             self.attempts += 1
             self.on_the_wire = True
@@ -121,9 +140,9 @@ class Job:
                 self.answer_lost = self.answer_lost or is_ambiguous(exc)
                 self.on_the_wire = self.answer_lost
                 again = may_resubmit(exc, deduplicates=provider.deduplicates)
-                if not again or self.attempts >= self.policy.max_attempts:
+                if not again or not self._tries_again(self.attempts, exc):
                     raise
-                await self._pause("submit", self.attempts, exc)
+                await self._pause(StepPhase.SUBMIT, self.attempts, exc)
         if submission.job_id is not None and submission.result is None:
             self.job_id = submission.job_id
             await asyncio.shield(
@@ -131,6 +150,7 @@ class Job:
             )
             if self.interrupted:
                 raise asyncio.CancelledError
+            self._tell("processing")
         return submission
 
     async def _guarded(self, call: Awaitable[T]) -> T:
@@ -142,12 +162,12 @@ class Job:
         except Exception as exc:
             raise ProviderError(
                 f"provider {self.generation.provider.name} raised an unexpected "
-                f"{type(exc).__name__} ({self._said(exc)}); this is a bug in the adapter",
+                f"{type(exc).__name__} ({self._said(str(exc))}); this is a bug in the adapter",
                 sent=None,
             ) from exc
 
-    def _said(self, error: Exception) -> str:
-        text = redact(str(error))
+    def _said(self, words: str) -> str:
+        text = redact(words)
         for prompt in (self.generation.request.prompt, self.generation.request.negative_prompt):
             if prompt:
                 text = text.replace(prompt, "[prompt]")
@@ -174,9 +194,9 @@ class Job:
         provider, request = self.generation.provider, self.generation.request
         started = time.monotonic()
         if estimated:
-            await self.sleep(estimated * 0.8)
+            await self._nap(estimated * 0.8)
         while True:
-            status = await self._retrying("poll", lambda: provider.poll(job_id, request))
+            status = await self._retrying(StepPhase.POLL, lambda: provider.poll(job_id, request))
             if status.state is JobState.SUCCEEDED:
                 return
             self.ended = status.state in (JobState.FAILED, JobState.CANCELLED)
@@ -186,27 +206,56 @@ class Job:
                 )
             if status.state is JobState.CANCELLED:
                 raise ModelError(f"{provider.name} job was cancelled at the vendor; run it again")
-            self.notify(StepEventType.PROGRESS, progress=status.progress, detail=status.state.value)
+            message = self._said(status.message) if status.message else None
+            self._tell(
+                "processing",
+                progress=status.progress,
+                detail=status.state.value,
+                message=message,
+            )
             elapsed = time.monotonic() - started
-            await self.sleep(status.poll_after or poll_interval(elapsed))
+            await self._nap(status.poll_after or poll_interval(elapsed))
 
-    async def _retrying(self, phase: str, call: Callable[[], Awaitable[T]]) -> T:
+    async def _nap(self, seconds: float) -> None:
+        """Sleep; in a long sleep somebody watching is told that the job is still waited for."""
+        if seconds >= _LONG_SLEEP_SECONDS:
+            while seconds > _HEARTBEAT_SECONDS:
+                await self.sleep(_HEARTBEAT_SECONDS)
+                seconds -= _HEARTBEAT_SECONDS
+                self._tell("processing", is_heartbeat=True)
+        await self.sleep(seconds)
+
+    async def _retrying(self, phase: StepPhase, call: Callable[[], Awaitable[T]]) -> T:
         attempt = 0
         while True:
             attempt += 1
             try:
                 return await self._guarded(call())
             except ProviderError as exc:
-                if not exc.transient or attempt >= self.policy.max_attempts:
+                if not self._tries_again(attempt, exc):
                     raise
                 await self._pause(phase, attempt, exc)
 
-    async def _pause(self, phase: str, attempt: int, error: GenblazeError) -> None:
+    def _tries_again(self, attempt: int, error: GenblazeError) -> bool:
+        is_retryable = isinstance(error, ProviderError) and self.policy.retries(error)
+        return is_retryable and attempt < self.policy.max_attempts
+
+    async def _pause(self, phase: StepPhase, attempt: int, error: GenblazeError) -> None:
         delay = self.policy.delay(attempt, error)
+        if time.monotonic() - self.started + delay >= self.generation.request.timeout:
+            # There would be no time left for another attempt: what went wrong says more.
+            raise error
+        code = getattr(error, "code", ProviderErrorCode.UNKNOWN)
         self.notify(
             StepEventType.RETRIED,
             attempt=attempt + 1,
             detail=f"{phase}: {type(error).__name__}, again in {delay:.1f} s",
+            phase=phase,
+            max_attempts=self.policy.max_attempts,
+            delay_seconds=delay,
+            error_code=code.value,
+            error=self._said(str(error)),
+            job_id=self.job_id,
         )
         await self.sleep(delay)
 

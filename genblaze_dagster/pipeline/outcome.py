@@ -42,7 +42,8 @@ class Target:
     """What a step is run for.
 
     `asset_key` and `partition_key` name the materialisation; `scope` is the run or backfill in
-    which every retry meets the same ledger row.
+    which every retry meets the same ledger row. `run_id` and `step_id` are the ids of a new
+    submission, if it comes to one; they are made up when left out.
     """
 
     asset_key: str
@@ -52,3 +53,5 @@ class Target:
     tenant_id: str | None = None
     project_id: str | None = None
     pipeline: str | None = None
+    run_id: str | None = None
+    step_id: str | None = None

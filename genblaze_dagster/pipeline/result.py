@@ -1,6 +1,6 @@
 """What an in-process run gives back."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from genblaze_dagster.core.enums import StepStatus
 from genblaze_dagster.core.manifest import Manifest
 from genblaze_dagster.core.models import Run, Step
 from genblaze_dagster.core.policy import EmbedPolicy
-from genblaze_dagster.errors import ConfigError, GenblazeError
+from genblaze_dagster.errors import ConfigError, GenblazeError, PipelineError
 from genblaze_dagster.media.embedding import EmbedResult
 from genblaze_dagster.net.loop import run_sync
 from genblaze_dagster.pipeline.outcome import StepOutcome
@@ -171,3 +171,21 @@ class PipelineResult:
         if not self.outcomes:
             return "no step succeeded, so there is nothing to save"
         return f"save one that succeeded: step={' or '.join(map(repr, self.outcomes))}"
+
+
+class RunFailedError(PipelineError):
+    """Steps of a run failed; `result` holds the rest, which is stored.
+
+    Attributes:
+        failed_step_index: position of the first step that failed, from 0.
+        failed_step_error: why it did.
+    """
+
+    def __init__(self, result: PipelineResult, steps: Sequence[str]) -> None:
+        super().__init__(
+            f"{len(result.errors)} of {len(steps)} steps failed:\n{result.error_summary()}",
+            result=result,
+        )
+        first = next(name for name in steps if name in result.errors)
+        self.failed_step_index = steps.index(first)
+        self.failed_step_error = str(result.errors[first])

@@ -19,10 +19,12 @@ from genblaze_dagster.pipeline.declaration import StepSpec
 from genblaze_dagster.pipeline.events import EventHandler, StepEventType
 from genblaze_dagster.pipeline.inputs import Inputs
 from genblaze_dagster.pipeline.lineage import Upstream
+from genblaze_dagster.pipeline.moderation import ModerationHook
 from genblaze_dagster.pipeline.outcome import StepOutcome, Target
-from genblaze_dagster.pipeline.retry import RetryPolicy
+from genblaze_dagster.pipeline.step_cache import StepCache
 from genblaze_dagster.pipeline.work import Tools, Work
 from genblaze_dagster.providers.protocol import Provider
+from genblaze_dagster.providers.retry import RetryPolicy
 from genblaze_dagster.storage.store import MediaStore
 
 
@@ -32,12 +34,14 @@ class Runner:
     Args:
         store: where media, manifests and references go.
         ledger: what has been asked and paid.
-        retry: policy of steps that have none of their own.
+        retry: policy of steps that have none of their own; their provider's when left out.
         on_event: called on the event loop with every `StepEvent`; must be quick.
         clock: current time, aware UTC.
         lease_seconds: after this long without a sign of life another worker may take over.
         input_roots: folders whose files may be external inputs; see `inputs.Inputs`.
         embed: also store every output with its manifest inside, showing what this policy allows.
+        moderation: looks at every request before it is sent.
+        cache: answers of earlier runs, which cost nothing.
     """
 
     def __init__(
@@ -51,6 +55,8 @@ class Runner:
         lease_seconds: float = 60.0,
         input_roots: Sequence[Path] | None = None,
         embed: EmbedPolicy | None = None,
+        moderation: ModerationHook | None = None,
+        cache: StepCache | None = None,
     ) -> None:
         self.store = store
         upstream = Upstream(store)
@@ -59,10 +65,12 @@ class Runner:
             claims=Claims(ledger, lease_seconds=lease_seconds),
             upstream=upstream,
             inputs=Inputs(store, upstream, roots=input_roots),
-            retry=retry or RetryPolicy(),
+            retry=retry,
             on_event=on_event,
             clock=clock,
             embed=embed,
+            moderation=moderation,
+            cache=cache,
         )
 
     async def __aenter__(self) -> Self:
@@ -83,6 +91,7 @@ class Runner:
         variables: Mapping[str, object] | None = None,
         inputs: Sequence[MediaRef] = (),
         provider: Provider | None = None,
+        on_event: EventHandler | None = None,
     ) -> StepOutcome:
         """Run one step for one partition and return when everything about it is durable.
 
@@ -92,6 +101,7 @@ class Runner:
             variables: the partition's row.
             inputs: references of the inputs, in the step's order.
             provider: the provider to use, when `spec` holds only its name.
+            on_event: called with the events of this step, like the Runner's own.
 
         Raises:
             ProviderError: the vendor refused or failed.
@@ -102,7 +112,7 @@ class Runner:
             UnsafeUrlError: the guard refuses the address of an external input.
             PromptTemplateError: the row lacks a variable.
         """
-        work = Work(self._tools, spec, target)
+        work = Work(self._tools, spec, target, on_event)
         work.notify(StepEventType.STARTED)
         try:
             outcome = await work.run(variables or {}, inputs, provider)

@@ -20,9 +20,9 @@ class Column:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class PromptTemplate:
-    """A prompt with `{name}` fields.
+    """A prompt with `{name}` fields: `PromptTemplate("a {subject}")`.
 
     A field may carry `!s`, `!r` or `!a` and a format `:spec`; `{{` and `}}` are literal braces, and
     a brace that no letter or underscore follows is literal text, so JSON survives. Attribute and
@@ -34,8 +34,14 @@ class PromptTemplate:
 
     text: str
 
-    def __post_init__(self) -> None:
-        _parse(self.text)
+    def __init__(self, template: str) -> None:
+        _parse(template)
+        object.__setattr__(self, "text", template)
+
+    @property
+    def template(self) -> str:
+        """The text, as the genblaze guides call it."""
+        return self.text
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -43,12 +49,13 @@ class PromptTemplate:
         names = [part.name for part in _parse(self.text) if isinstance(part, _Field)]
         return tuple(dict.fromkeys(names))
 
-    def render(self, variables: Mapping[str, object]) -> str:
-        """Fill the fields; variables no field names are ignored.
+    def render(self, variables: Mapping[str, object] | None = None, /, **named: object) -> str:
+        """Fill the fields from a mapping, or by name; variables no field names are ignored.
 
         Raises:
             PromptTemplateError: a variable is missing, or its format spec does not fit its value.
         """
+        variables = {**(variables or {}), **named}
         missing = [name for name in self.variables if name not in variables]
         if missing:
             known = ", ".join(sorted(variables)) or "none"

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 from genblaze_dagster.core.enums import ProviderErrorCode
@@ -12,23 +13,32 @@ from genblaze_dagster.core.manifest import Manifest
 from genblaze_dagster.core.models import Asset
 from genblaze_dagster.core.policy import EmbedPolicy
 from genblaze_dagster.core.reference import MediaObject, MediaRef
-from genblaze_dagster.errors import GenblazeError, HeldError, ProviderError, StorageError
+from genblaze_dagster.errors import (
+    GenblazeError,
+    HeldError,
+    ProviderError,
+    StorageError,
+)
 from genblaze_dagster.ledger.submission import ClaimKind, Intent, LedgerRow
 from genblaze_dagster.net.redact import redact
-from genblaze_dagster.pipeline.claims import Claims, Lease
+from genblaze_dagster.pipeline.cached_steps import CachedSteps
+from genblaze_dagster.pipeline.claims import Claims, Lease, submission_ids
 from genblaze_dagster.pipeline.declaration import StepSpec
 from genblaze_dagster.pipeline.events import EventHandler, StepEvent, StepEventType
 from genblaze_dagster.pipeline.fallback import CANCELLED, Fallback
-from genblaze_dagster.pipeline.generation import Generation, render
+from genblaze_dagster.pipeline.generation import Generation, provider_of, render
 from genblaze_dagster.pipeline.inputs import Inputs
 from genblaze_dagster.pipeline.job import Job
 from genblaze_dagster.pipeline.lineage import Upstream, steps_before
+from genblaze_dagster.pipeline.moderating import let_request_pass
+from genblaze_dagster.pipeline.moderation import ModerationHook
 from genblaze_dagster.pipeline.outcome import Origin, StepOutcome, Target
 from genblaze_dagster.pipeline.outputs import OutputStorage
 from genblaze_dagster.pipeline.recording import Recording
-from genblaze_dagster.pipeline.retry import RetryPolicy, is_ambiguous
+from genblaze_dagster.pipeline.step_cache import StepCache
+from genblaze_dagster.providers.adapter import AdaptedProvider
 from genblaze_dagster.providers.protocol import Provider, Result
-from genblaze_dagster.providers.registry import resolve_provider
+from genblaze_dagster.providers.retry import RetryPolicy, is_ambiguous
 from genblaze_dagster.storage.refs import read_ref, write_ref
 from genblaze_dagster.storage.rendition import Renditions
 from genblaze_dagster.storage.store import MediaStore
@@ -49,10 +59,12 @@ class Tools:
     claims: Claims
     upstream: Upstream
     inputs: Inputs
-    retry: RetryPolicy
+    retry: RetryPolicy | None
     on_event: EventHandler | None
     clock: Callable[[], datetime]
     embed: EmbedPolicy | None
+    moderation: ModerationHook | None
+    cache: StepCache | None
 
 
 class Work:
@@ -61,7 +73,13 @@ class Work:
     `left_open` is True when the last attempt failed and its submission may still deliver.
     """
 
-    def __init__(self, tools: Tools, spec: StepSpec, target: Target) -> None:
+    def __init__(
+        self,
+        tools: Tools,
+        spec: StepSpec,
+        target: Target,
+        on_event: EventHandler | None = None,
+    ) -> None:
         self._tools = tools
         self._store = tools.store
         self._ledger = tools.claims.ledger
@@ -70,24 +88,26 @@ class Work:
         self._started = time.monotonic()
         self._model = spec.model
         self._manifests: Sequence[Manifest] = ()
+        self._handlers = [h for h in (tools.on_event, on_event) if h is not None]
+        self._ids = submission_ids(target.run_id, target.step_id)
         self.left_open = False
 
     def notify(self, kind: StepEventType, **details: Any) -> None:
         """Tell about one moment of this step."""
-        if self._tools.on_event is None:
+        if not self._handlers:
             return
-        self._tools.on_event(
-            StepEvent(
-                type=kind,
-                step=self._spec.name,
-                asset_key=self._target.asset_key,
-                partition_key=self._target.partition_key,
-                provider=self._spec.provider_name,
-                model=self._model,
-                elapsed_seconds=time.monotonic() - self._started,
-                **details,
-            )
+        event = StepEvent(
+            type=kind,
+            step=self._spec.name,
+            asset_key=self._target.asset_key,
+            partition_key=self._target.partition_key,
+            provider=self._spec.provider_name,
+            model=self._model,
+            elapsed_seconds=time.monotonic() - self._started,
+            **details,
         )
+        for handler in self._handlers:
+            handler(event)
 
     async def run(
         self,
@@ -98,7 +118,7 @@ class Work:
         """Claim, generate, store and record; see `Runner.run_step`."""
         consumed = await self._tools.inputs.consumed(self._spec, inputs)
         self._manifests = consumed.manifests
-        chosen = provider or _provider(self._spec)
+        chosen = provider or provider_of(self._spec)
 
         def request(spec: StepSpec) -> Generation:
             return render(spec, chosen, variables=variables, inputs=consumed.media)
@@ -119,6 +139,20 @@ class Work:
         """Ask one model, or take what it has given before."""
         self.left_open = False
         self._model = generation.spec.model
+        if self._tools.moderation is not None:
+            await let_request_pass(self._tools.moderation, self._spec, generation.request)
+        cache = self._tools.cache
+        if cache is None:
+            return await self._ask(generation)
+        cached = CachedSteps(cache, self._tools.inputs, self._target.tenant_id)
+        async with cached.answering(generation) as answer:
+            if answer is not None:
+                return await self._ask(replace(generation, provider=answer))
+        outcome = await self._ask(generation)
+        await cached.keep(generation, outcome)
+        return outcome
+
+    async def _ask(self, generation: Generation) -> StepOutcome:
         intent = self.intent(generation)
         lease = await self._claim(intent)
         if lease.kind in _NOTHING_TO_DO:
@@ -140,7 +174,9 @@ class Work:
         return await self._generate(generation, lease, self._manifests)
 
     async def _claim(self, intent: Intent) -> Lease:
-        return await self._tools.claims.claim(intent, patience_seconds=self._spec.timeout)
+        return await self._tools.claims.claim(
+            intent, patience_seconds=self._spec.timeout, new_id=partial(next, self._ids)
+        )
 
     def intent(self, generation: Generation) -> Intent:
         """Return what a generation wants of the ledger."""
@@ -190,7 +226,7 @@ class Work:
                 generation=replace(
                     generation, request=replace(generation.request, idempotency_key=key)
                 ),
-                policy=self._spec.retry or self._tools.retry,
+                policy=self._policy(generation.provider),
                 record=lease,
                 notify=self.notify,
                 job_id=row.job_id,
@@ -213,6 +249,10 @@ class Work:
         origin = Origin.RESUMED if lease.kind is ClaimKind.RESUME else Origin.GENERATED
         elapsed = time.monotonic() - self._started
         return StepOutcome(ref, manifest, origin, elapsed, max(job.attempts, 1))
+
+    def _policy(self, provider: Provider) -> RetryPolicy:
+        own = provider.provider.retry_policy if isinstance(provider, AdaptedProvider) else None
+        return self._spec.retry or self._tools.retry or own or RetryPolicy()
 
     async def _answer(self, job: Job, lease: Lease) -> Result:
         try:
@@ -292,7 +332,7 @@ class Work:
         outputs = OutputStorage(
             self._store, row.run_id, self._target.tenant_id, started_at, renditions
         )
-        policy = self._tools.retry
+        policy = self._tools.retry or RetryPolicy()
         attempt = 0
         while True:
             attempt += 1
@@ -356,9 +396,3 @@ class Work:
             )
         else:
             await lease.apply(self._ledger.release)
-
-
-def _provider(spec: StepSpec) -> Provider:
-    if isinstance(spec.provider, str):
-        return resolve_provider(spec.provider)
-    return spec.provider

@@ -17,7 +17,7 @@ from genblaze_dagster.errors import (
 from genblaze_dagster.net.loop import run_sync
 from genblaze_dagster.partitions import PromptTable
 from genblaze_dagster.pipeline.declaration import Pipeline
-from genblaze_dagster.pipeline.retry import RetryPolicy
+from genblaze_dagster.providers.retry import RetryPolicy
 from genblaze_dagster.translator import AssetStep, GenblazeTranslator
 from tests.support.providers import CountingProvider
 from tests.support.world import (

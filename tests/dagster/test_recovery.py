@@ -10,7 +10,7 @@ import pytest
 
 from genblaze_dagster.errors import ProviderUnavailableError
 from genblaze_dagster.pipeline.declaration import Pipeline
-from genblaze_dagster.pipeline.retry import RetryPolicy
+from genblaze_dagster.providers.retry import RetryPolicy
 from tests.support.world import World, prompts
 
 OUTAGE = ProviderUnavailableError("the vendor answers 503", sent=False)

@@ -41,7 +41,6 @@ def test_seed_and_negative_prompt_move_out_of_params() -> None:
         ({"name": "first"}, "is taken"),
         ({"name": "a b"}, "not usable"),
         ({"params": {"inputs": []}}, "pass it to step"),
-        ({"expected_duration_sec": 3}, "this release lacks"),
         ({"external_inputs": [], "input_from": "first"}, "both input_from and external_inputs"),
         ({"external_inputs": "picture.png"}, "nor a URL"),
         ({"external_inputs": [7]}, "neither an Asset"),

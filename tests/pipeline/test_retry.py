@@ -6,13 +6,18 @@ from genblaze_dagster.errors import (
     ProviderUnavailableError,
     RateLimitError,
 )
-from genblaze_dagster.pipeline.retry import RetryPolicy, is_ambiguous, may_resubmit
+from genblaze_dagster.providers.retry import RetryPolicy, is_ambiguous, may_resubmit
 
 
 def test_presets_have_the_documented_numbers() -> None:
     """The four policies are those of the genblaze guides."""
     shapes = {
-        name: (policy.max_attempts, policy.initial_delay, policy.max_delay, policy.multiplier)
+        name: (
+            policy.max_attempts,
+            policy.initial_backoff_sec,
+            policy.max_backoff_sec,
+            policy.backoff_multiplier,
+        )
         for name, policy in {
             "default": RetryPolicy(),
             "conservative": RetryPolicy.conservative(),
@@ -48,7 +53,7 @@ def test_retry_after_replaces_the_delay_within_two_minutes() -> None:
     long = RateLimitError("slow down", retry_after=4000)
     assert RetryPolicy().delay(1, asked) == 7.5
     assert RetryPolicy().delay(1, long) == 120.0
-    assert RetryPolicy(honor_retry_after=False, jitter="none").delay(1, asked) == 1.0
+    assert RetryPolicy(respect_retry_after=False, jitter="none").delay(1, asked) == 1.0
 
 
 def test_a_policy_without_attempts_is_refused() -> None:

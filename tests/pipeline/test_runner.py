@@ -55,7 +55,12 @@ def test_a_finished_step_is_durable_in_every_place(store: MediaStore, ledger: Le
     rows = list(ledger.rows())
     assert [row.state for row in rows] == [SubmissionState.STORED]
     assert rows[0].cost_usd == 0.04
-    assert [event.type for event in events] == [StepEventType.STARTED, StepEventType.COMPLETED]
+    assert [(event.type, event.status) for event in events] == [
+        (StepEventType.STARTED, None),
+        (StepEventType.PROGRESS, "submitted"),
+        (StepEventType.PROGRESS, "succeeded"),
+        (StepEventType.COMPLETED, None),
+    ]
     assert outcome.origin is Origin.GENERATED
 
 
@@ -113,8 +118,13 @@ def test_a_job_is_polled_to_its_end_and_its_id_stays_out_of_the_hash(
     outcome = run(store, ledger, step(provider), events=events)
     payload = outcome.manifest.run.steps[-1].provider_payload
     assert payload["job_id"].startswith("job-")
-    progress = [e.progress for e in events if e.type is StepEventType.PROGRESS]
-    assert progress == [pytest.approx(1 / 3), pytest.approx(2 / 3)]
+    progress = [e for e in events if e.type is StepEventType.PROGRESS]
+    assert [e.progress for e in progress if e.progress] == [
+        pytest.approx(1 / 3),
+        pytest.approx(2 / 3),
+    ]
+    assert [e.status for e in progress] == ["submitted", *["processing"] * 3, "succeeded"]
+    assert [e.job_id for e in progress] == [None, *[payload["job_id"]] * 4]
     other = run(store, ledger, step(provider), target("run-2"))
     assert other.ref.canonical_hash == outcome.ref.canonical_hash
 

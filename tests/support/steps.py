@@ -7,12 +7,12 @@ from genblaze_dagster.ledger.ledger import Ledger
 from genblaze_dagster.pipeline.declaration import Pipeline, StepSpec
 from genblaze_dagster.pipeline.events import StepEvent
 from genblaze_dagster.pipeline.outcome import StepOutcome, Target
-from genblaze_dagster.pipeline.retry import RetryPolicy
 from genblaze_dagster.pipeline.runner import Runner
+from genblaze_dagster.providers.retry import RetryPolicy
 from genblaze_dagster.storage.store import MediaStore
 from tests.support.scripted import ScriptedProvider
 
-QUICK = RetryPolicy(max_attempts=3, initial_delay=0.001, jitter="none")
+QUICK = RetryPolicy(max_attempts=3, initial_backoff_sec=0.001, jitter="none")
 
 
 def step(provider: ScriptedProvider, **options: object) -> StepSpec:

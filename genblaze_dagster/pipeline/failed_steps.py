@@ -1,0 +1,57 @@
+"""How a step that failed, or was not run, is recorded."""
+
+from typing import Any
+
+from genblaze_dagster.core.enums import PromptVisibility, ProviderErrorCode, StepStatus
+from genblaze_dagster.core.models import Step
+from genblaze_dagster.errors import GenblazeError, InvalidRequestError
+from genblaze_dagster.net.redact import redact
+from genblaze_dagster.pipeline.declaration import StepSpec
+from genblaze_dagster.pipeline.moderation import ModerationRejectedError, ModerationStage
+
+
+class Unreached(InvalidRequestError):
+    """A step that was not run, because another failed or time was over."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, sent=False)
+
+
+class UnusableInput(Unreached):
+    """A step that was not run, because an input of it is not there."""
+
+
+def failed_step(spec: StepSpec, error: GenblazeError, step_id: str) -> Step:
+    """Return the record of a failed step.
+
+    Vendors like to repeat what they refuse: under a prompt that is not public only the kind of the
+    error is kept.
+    """
+    code = getattr(error, "code", ProviderErrorCode.UNKNOWN)
+    own_words = isinstance(error, Unreached | ModerationRejectedError)
+    is_public = spec.prompt_visibility is PromptVisibility.PUBLIC
+    words = redact(str(error)) if is_public or own_words else f"{type(error).__name__}: {code}"
+    return Step(
+        step_id=step_id,
+        provider=spec.provider_name,
+        model=spec.model,
+        step_type=spec.step_type,
+        modality=spec.modality,
+        prompt_visibility=spec.prompt_visibility,
+        status=StepStatus.FAILED,
+        error=words,
+        error_code=code,
+        step_index=None,
+        metadata={"name": spec.name, **_why(error)},
+    )
+
+
+def _why(error: GenblazeError) -> dict[str, Any]:
+    if isinstance(error, UnusableInput):
+        return {"failure_reason": "input_resolution", "provider_invoked": False}
+    if isinstance(error, Unreached):
+        return {"provider_invoked": False}
+    if isinstance(error, ModerationRejectedError):
+        is_made = error.stage is ModerationStage.POST
+        return {"moderation": error.record, "provider_invoked": is_made}
+    return {}
