@@ -236,9 +236,13 @@ class Graph:
         return self._of(self._whole(status))
 
     def _of(self, manifest: Manifest) -> PipelineResult:
-        return PipelineResult(
-            manifest.run, manifest, self._runner.store, self._outcomes, self._errors
-        )
+        # As declared, whichever was finished first.
+        outcomes = {
+            spec.name: self._outcomes[spec.name]
+            for spec in self._pipeline.steps
+            if spec.name in self._outcomes
+        }
+        return PipelineResult(manifest.run, manifest, self._runner.store, outcomes, self._errors)
 
     def _whole(self, status: RunStatus) -> Manifest:
         done = steps_before(
