@@ -19,14 +19,12 @@ from genblaze_dagster.errors import (
 from genblaze_dagster.net.redact import redact
 from genblaze_dagster.pipeline.events import StepEventType, StepPhase
 from genblaze_dagster.pipeline.generation import Generation
+from genblaze_dagster.providers.invocation import poll_interval
 from genblaze_dagster.providers.protocol import JobState, Result, Submission
 from genblaze_dagster.providers.retry import RetryPolicy, is_ambiguous, may_resubmit
 
 T = TypeVar("T")
 
-_FIRST_POLL_SECONDS = 1.0
-_LONGEST_POLL_SECONDS = 30.0
-_POLL_DOUBLES_EVERY_SECONDS = 30.0
 _CANCEL_GRACE_SECONDS = 10.0
 _CANCEL_DEADLINE_SECONDS = 5.0
 _QUOTED_CHARS = 200
@@ -277,9 +275,3 @@ class Job:
         except (ProviderError, TimeoutError):
             # The job stays submitted in the ledger and is resumed by who asks next.
             return False
-
-
-def poll_interval(elapsed_seconds: float) -> float:
-    """Return seconds until the next poll: 1 s, doubling every 30 s of waiting, at most 30 s."""
-    doublings = min(elapsed_seconds // _POLL_DOUBLES_EVERY_SECONDS, 10)
-    return min(_FIRST_POLL_SECONDS * 2**doublings, _LONGEST_POLL_SECONDS)

@@ -2,8 +2,88 @@ from collections.abc import Callable
 
 import pytest
 
-from genblaze_dagster.errors import RateLimitError
+from genblaze_dagster.errors import (
+    AuthError,
+    ConfigError,
+    ProviderUnavailableError,
+    RateLimitError,
+)
 from genblaze_dagster.providers.retry import RetryPolicy, is_ambiguous, may_resubmit
+
+
+def test_presets_have_the_documented_numbers() -> None:
+    """The four policies are those of the genblaze guides."""
+    shapes = {
+        name: (
+            policy.max_attempts,
+            policy.initial_backoff_sec,
+            policy.max_backoff_sec,
+            policy.backoff_multiplier,
+        )
+        for name, policy in {
+            "default": RetryPolicy(),
+            "conservative": RetryPolicy.conservative(),
+            "aggressive": RetryPolicy.aggressive(),
+            "disabled": RetryPolicy.disabled(),
+        }.items()
+    }
+    assert shapes["default"] == (6, 1.0, 30.0, 2.0)
+    assert shapes["conservative"] == (2, 2.0, 60.0, 2.0)
+    assert shapes["aggressive"] == (7, 0.5, 15.0, 2.0)
+    assert shapes["disabled"][0] == 1
+
+
+@pytest.mark.parametrize(("attempt", "expected"), [(1, 1.0), (2, 2.0), (5, 16.0), (6, 30.0)])
+def test_delay_doubles_up_to_its_cap(attempt: int, expected: float) -> None:
+    """Without jitter the delay is initial * 2^(n-1), capped."""
+    assert RetryPolicy(jitter="none").delay(attempt) == expected
+
+
+def test_jitter_stays_in_its_band() -> None:
+    """Full jitter draws from zero, equal jitter from half of the base delay."""
+    low = lambda a, b: a  # noqa: E731
+    high = lambda a, b: b  # noqa: E731
+    assert RetryPolicy(jitter="full").delay(3, uniform=low) == 0.0
+    assert RetryPolicy(jitter="full").delay(3, uniform=high) == 4.0
+    assert RetryPolicy(jitter="equal").delay(3, uniform=low) == 2.0
+    assert RetryPolicy(jitter="equal").delay(3, uniform=high) == 4.0
+
+
+def test_retry_after_replaces_the_delay_within_two_minutes() -> None:
+    """A vendor's wish is honoured, clamped to 120 s, unless the policy says otherwise."""
+    asked = RateLimitError("slow down", retry_after=7.5)
+    long = RateLimitError("slow down", retry_after=4000)
+    assert RetryPolicy().delay(1, asked) == 7.5
+    assert RetryPolicy().delay(1, long) == 120.0
+    assert RetryPolicy(respect_retry_after=False, jitter="none").delay(1, asked) == 1.0
+
+
+def test_a_policy_without_attempts_is_refused() -> None:
+    """Zero attempts would silently do nothing."""
+    with pytest.raises(ConfigError, match="max_attempts"):
+        RetryPolicy(max_attempts=0)
+
+
+@pytest.mark.parametrize(
+    ("error", "ambiguous", "resubmit", "resubmit_dedup"),
+    [
+        (ProviderUnavailableError("no route", sent=False), False, True, True),
+        (ProviderUnavailableError("reset", sent=None), True, False, True),
+        (ProviderUnavailableError("502", http_status=502), True, False, True),
+        (ProviderUnavailableError("504", http_status=504), True, False, True),
+        (ProviderUnavailableError("500", http_status=500), False, False, True),
+        (RateLimitError("429", http_status=429), False, True, True),
+        (AuthError("401", http_status=401), False, False, False),
+        (RuntimeError("bug in an adapter"), True, False, False),
+    ],
+)
+def test_only_what_cannot_pay_twice_is_sent_again(
+    error: Exception, ambiguous: bool, resubmit: bool, resubmit_dedup: bool
+) -> None:
+    """Ambiguity and resubmission follow from what the vendor can have seen."""
+    assert is_ambiguous(error) is ambiguous
+    assert may_resubmit(error, deduplicates=False) is resubmit
+    assert may_resubmit(error, deduplicates=True) is resubmit_dedup
 
 
 @pytest.mark.parametrize(
