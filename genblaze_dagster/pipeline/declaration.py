@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from genblaze_dagster.core.canonical import canonical_hash
 from genblaze_dagster.core.enums import Modality, PromptVisibility, StepType
-from genblaze_dagster.errors import ConfigError, UnknownProviderError
+from genblaze_dagster.errors import ConfigError, ProviderTypeError, UnknownProviderError
 from genblaze_dagster.net.redact import find_secret
 from genblaze_dagster.pipeline.external import (
     External,
@@ -305,10 +305,6 @@ class Pipeline(Runs):
             return wanted
         known = ", ".join(self._steps) or "none yet"
         raise ConfigError(f"input_from {wanted!r} names no earlier step (there are: {known})")
-
-
-class ProviderTypeError(ConfigError, TypeError):
-    """What was given as a provider is none."""
 
 
 def _provider(given: object) -> Provider | str:

@@ -4,21 +4,10 @@ from typing import Any
 
 from genblaze_dagster.core.enums import PromptVisibility, ProviderErrorCode, StepStatus
 from genblaze_dagster.core.models import Step
-from genblaze_dagster.errors import GenblazeError, InvalidRequestError
+from genblaze_dagster.errors import GenblazeError, NotReachedError, UnusableInputError
 from genblaze_dagster.net.redact import redact
 from genblaze_dagster.pipeline.declaration import StepSpec
 from genblaze_dagster.pipeline.moderation import ModerationRejectedError, ModerationStage
-
-
-class Unreached(InvalidRequestError):
-    """A step that was not run, because another failed or time was over."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, sent=False)
-
-
-class UnusableInput(Unreached):
-    """A step that was not run, because an input of it is not there."""
 
 
 def failed_step(spec: StepSpec, error: GenblazeError, step_id: str) -> Step:
@@ -28,7 +17,7 @@ def failed_step(spec: StepSpec, error: GenblazeError, step_id: str) -> Step:
     error is kept.
     """
     code = getattr(error, "code", ProviderErrorCode.UNKNOWN)
-    own_words = isinstance(error, Unreached | ModerationRejectedError)
+    own_words = isinstance(error, NotReachedError | ModerationRejectedError)
     is_public = spec.prompt_visibility is PromptVisibility.PUBLIC
     words = redact(str(error)) if is_public or own_words else f"{type(error).__name__}: {code}"
     return Step(
@@ -47,9 +36,9 @@ def failed_step(spec: StepSpec, error: GenblazeError, step_id: str) -> Step:
 
 
 def _why(error: GenblazeError) -> dict[str, Any]:
-    if isinstance(error, UnusableInput):
+    if isinstance(error, UnusableInputError):
         return {"failure_reason": "input_resolution", "provider_invoked": False}
-    if isinstance(error, Unreached):
+    if isinstance(error, NotReachedError):
         return {"provider_invoked": False}
     if isinstance(error, ModerationRejectedError):
         is_made = error.stage is ModerationStage.POST

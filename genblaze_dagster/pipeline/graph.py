@@ -12,14 +12,16 @@ from genblaze_dagster.core.models import Run, Step
 from genblaze_dagster.errors import (
     ConflictError,
     GenblazeError,
+    NotReachedError,
     ProviderError,
     ProviderTimeoutError,
+    UnusableInputError,
 )
 from genblaze_dagster.pipeline.announcing import Announcer
 from genblaze_dagster.pipeline.claims import new_run_id
 from genblaze_dagster.pipeline.declaration import Pipeline, StepSpec
 from genblaze_dagster.pipeline.events import StepEvent, StepEventType, StepPhase
-from genblaze_dagster.pipeline.failed_steps import Unreached, UnusableInput, failed_step
+from genblaze_dagster.pipeline.failed_steps import failed_step
 from genblaze_dagster.pipeline.lineage import steps_before
 from genblaze_dagster.pipeline.moderating import let_outputs_pass
 from genblaze_dagster.pipeline.outcome import StepOutcome, Target
@@ -80,7 +82,7 @@ class Graph:
                 )
                 self._fail(spec, late)
             else:
-                self._errors[spec.name] = Unreached(
+                self._errors[spec.name] = NotReachedError(
                     f"step {spec.name!r} was not run: pipeline_timeout of {seconds:g} s was over "
                     "before it started"
                 )
@@ -94,7 +96,7 @@ class Graph:
         async with self._slots:
             missing = [name for name in spec.inputs if name not in self._outcomes]
             if missing:
-                refusal = UnusableInput(
+                refusal = UnusableInputError(
                     f"step {spec.name!r} was not run: its input {missing[0]!r} failed"
                 )
                 if self._options.fail_fast:
@@ -104,7 +106,7 @@ class Graph:
                 return
             if self._options.fail_fast and self._errors:
                 failed = next(iter(self._errors))
-                self._errors[spec.name] = Unreached(
+                self._errors[spec.name] = NotReachedError(
                     f"step {spec.name!r} was not run: {failed!r} failed before it started"
                 )
                 return

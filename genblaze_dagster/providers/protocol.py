@@ -102,14 +102,69 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """One poll. `progress` is 0 to 1; `poll_after` the seconds the vendor asks to wait."""
+    """One poll. `progress` is 0 to 1; `poll_after` the seconds the vendor asks to wait.
+
+    `preview_url` shows what there is so far, to who watches the run; it is never recorded.
+    """
 
     state: JobState
     progress: float | None = None
     message: str | None = None
+    preview_url: str | None = field(default=None, repr=False)
     poll_after: float | None = None
     error: Exception | None = None
     """The typed ProviderError of a FAILED job."""
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """What a vendor allows one account, across all processes that share a ledger.
+
+    `requests` submits per `seconds`, with up to `burst` at once after a quiet time (`requests`
+    when left out); at most `concurrency` jobs open at the same time. None means: no such limit.
+    """
+
+    requests: float | None = None
+    seconds: float = 60.0
+    burst: int | None = None
+    concurrency: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FoundJobs:
+    """Jobs a vendor knows for a request whose answer was lost.
+
+    `is_complete` is True only when the vendor's answer is certain: a job that is not in it does
+    not exist, and submitting again cannot pay twice.
+    """
+
+    job_ids: tuple[str, ...]
+    is_complete: bool = False
+
+
+@runtime_checkable
+class FindsJobs(Protocol):
+    """A provider that can look a job up after the answer to its submit was lost."""
+
+    async def find_jobs(self, request: GenerationRequest, *, since: datetime) -> FoundJobs:
+        """Return the jobs that this request may have started at or after `since` (UTC).
+
+        Jobs are told apart by `request.idempotency_key` where the vendor keeps it, else by model,
+        prompt and time: then the caller leaves out those the ledger knows already.
+
+        Raises:
+            ProviderError: the vendor cannot be asked.
+        """
+        ...
+
+
+@runtime_checkable
+class HasAccount(Protocol):
+    """A provider whose submits count against the limits of an account."""
+
+    account: str
+    """Fingerprint of the credentials, stable across processes, that does not give them away."""
+    rate_limit: RateLimit | None
 
 
 @runtime_checkable
