@@ -43,6 +43,7 @@ URL or more than 80 characters of a prompt.
     │   └── PointerSidecarError         the file holds only a pointer; `manifest_uri`
     ├── LedgerError
     │   ├── LeaseHeldError              another worker is doing this very generation
+    │   ├── AccountBusyError            an account has as many open jobs as its vendor allows
     │   ├── HeldError                   the answer to a submit was lost; a person must decide
     │   └── BudgetExceededError         no room for this request; names budget, spend and request
     ├── IndexQueryError                 SQL over the index failed
@@ -64,6 +65,7 @@ from genblaze_dagster.errors.base import (
     WebhookError,
 )
 from genblaze_dagster.errors.ledger import (
+    AccountBusyError,
     BudgetExceededError,
     HeldError,
     LeaseHeldError,
@@ -111,6 +113,7 @@ from genblaze_dagster.errors.storage import (
 
 __all__ = [
     "AccessDeniedError",
+    "AccountBusyError",
     "AlreadyExistsError",
     "AuthError",
     "BudgetExceededError",

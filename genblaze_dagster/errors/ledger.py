@@ -54,3 +54,17 @@ class BudgetExceededError(LedgerError):
         self.limit_usd = limit_usd
         self.spent_usd = spent_usd
         self.request_usd = request_usd
+
+
+class AccountBusyError(LedgerError):
+    """An account has as many open jobs as its vendor allows; another has to end first.
+
+    Attributes:
+        retry_after: seconds after which it is worth asking again.
+    """
+
+    transient = True
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
