@@ -34,6 +34,10 @@ HttpClient = httpx.AsyncClient
 FilePart = tuple[str, tuple[str, bytes, str]]
 """A multipart file: part name, then (file name, bytes, media type)."""
 
+TextPart = tuple[str, tuple[None, str]]
+"""A multipart text field: part name, then (None, text). For forms whose order or repetition counts,
+or that hold no file at all."""
+
 wire_log.install()
 
 
@@ -113,14 +117,17 @@ async def request(
     headers: Mapping[str, str] | None = None,
     json: object = None,
     data: Mapping[str, Any] | None = None,
-    files: Sequence[FilePart] | None = None,
+    files: Sequence[FilePart | TextPart] | None = None,
+    content: bytes | None = None,
+    params: Mapping[str, str | int | float | bool] | None = None,
     timeouts: Timeouts | None = None,
     max_bytes: int = MAX_ANSWER_BYTES,
 ) -> HttpAnswer:
     """Call a vendor's API once and read the whole answer, whatever its status.
 
     Nothing is retried and no redirect is followed. `provider` names the vendor in errors.
-    `json` is sent as JSON; `data` with `files` as multipart/form-data.
+    `json` is sent as JSON; `data` with `files` as multipart/form-data, alone as a form; `content` as
+    it is. `params` are added to the query of `url`.
 
     Raises:
         ProviderTimeoutError, ProviderUnavailableError: no complete answer. `sent` is False when
@@ -137,6 +144,8 @@ async def request(
             json=json,
             data=data,
             files=files,
+            content=content,
+            params=params,
             timeout=(timeouts or Timeouts()).as_httpx(),
         )
     with provider_errors(provider, method, url):

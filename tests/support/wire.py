@@ -37,18 +37,32 @@ class Scenario:
     provider: str
     expect: Mapping[str, Any]
     exchanges: list[Mapping[str, Any]]
+    downloads: list[Mapping[str, Any]] = field(default_factory=list)
+    """Fetches of the output URLs, which vendors' clients leave to their users."""
 
     @classmethod
     def load(cls, path: Path) -> "Scenario":
         """Read a scenario file."""
         data = json.loads(path.read_text())
-        return cls(data["scenario"], data["provider"], data.get("expect", {}), data["exchanges"])
+        return cls(
+            data["scenario"],
+            data["provider"],
+            data.get("expect", {}),
+            data["exchanges"],
+            data.get("downloads", []),
+        )
 
 
 def scenarios(vectors: Path, provider: str, pattern: str = "*") -> list[Scenario]:
     """Return a provider's scenarios whose file names match, sorted."""
     paths = sorted((vectors / "wire" / provider).glob(f"{pattern}.json"))
     return [Scenario.load(path) for path in paths]
+
+
+def scenario_names(provider: str, pattern: str = "*") -> list[str]:
+    """Return the file names of a provider's scenarios, for parametrizing; from the copy in here."""
+    folder = Path(__file__).parents[1] / "data" / "vectors" / "wire" / provider
+    return sorted(path.stem for path in folder.glob(f"{pattern}.json"))
 
 
 @dataclass(frozen=True, slots=True)
