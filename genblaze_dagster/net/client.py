@@ -7,7 +7,7 @@ loop shuts down its generators (`asyncio.run` does), so nobody has to remember i
 import asyncio
 import os
 import ssl
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -150,16 +150,55 @@ async def request(
         )
     with provider_errors(provider, method, url):
         async with _sent(client, built) as response:
-            body = bytearray()
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > max_bytes:
-                    raise OutputError(
-                        f"{provider}: the answer is larger than {max_bytes} bytes",
-                        provider=provider,
-                        http_status=response.status_code,
-                    )
-            return HttpAnswer(response.status_code, response.headers, bytes(body))
+            return HttpAnswer(
+                response.status_code, response.headers, await _body(response, provider, max_bytes)
+            )
+
+
+@asynccontextmanager
+async def streamed(
+    method: str,
+    url: str,
+    *,
+    provider: str,
+    client: httpx.AsyncClient | None = None,
+    headers: Mapping[str, str] | None = None,
+    json: object = None,
+    timeouts: Timeouts | None = None,
+) -> AsyncGenerator[HttpAnswer | AsyncIterator[bytes]]:
+    """Call a vendor's API once; yield the bytes of a success as they come, or the whole refusal.
+
+    Leaving the block closes the connection, which ends the vendor's work where it notices.
+
+    Raises:
+        ProviderTimeoutError, ProviderUnavailableError, InvalidRequestError: as `request` does, also
+            in the middle of a stream.
+    """
+    client = client or http_client()
+    with encoding_errors(provider):
+        built = client.build_request(
+            method, url, headers=headers, json=json, timeout=(timeouts or Timeouts()).as_httpx()
+        )
+    with provider_errors(provider, method, url):
+        async with _sent(client, built) as response:
+            if response.status_code >= 400:
+                body = await _body(response, provider, MAX_ANSWER_BYTES)
+                yield HttpAnswer(response.status_code, response.headers, body)
+            else:
+                yield response.aiter_bytes()
+
+
+async def _body(response: httpx.Response, provider: str, max_bytes: int) -> bytes:
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > max_bytes:
+            raise OutputError(
+                f"{provider}: the answer is larger than {max_bytes} bytes",
+                provider=provider,
+                http_status=response.status_code,
+            )
+    return bytes(body)
 
 
 @asynccontextmanager

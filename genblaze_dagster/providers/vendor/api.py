@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ from genblaze_dagster.net.client import (
     guarded_client,
     http_client,
     request,
+    streamed,
 )
 from genblaze_dagster.net.redact import strip_url
 from genblaze_dagster.providers.protocol import GenerationRequest
@@ -172,18 +174,13 @@ class Api:
                 True when the vendor answered, None when the answer was lost.
         """
         key = self.key
-        whole = url if "://" in url else self.base_url + url
-        is_ours = self._is_ours(whole)
-        sent = dict(_JSON)
-        if with_key and is_ours:
-            sent |= {**self.vendor.key_headers(key), **self._headers}
-        client = self._client or (http_client() if is_ours else guarded_client())
+        whole, sent, client = self._addressed(url, headers, key if with_key else None)
         answer = await request(
             method,
             whole,
             provider=self.vendor.name,
             client=client,
-            headers={**sent, **(headers or {})},
+            headers=sent,
             json=json,
             data=data,
             files=files,
@@ -195,6 +192,37 @@ class Api:
             raise answer_error(self.vendor.name, self.vendor.rules, answer, request_of, key=key)
         return answer
 
+    @asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        url: str,
+        *,
+        request_of: GenerationRequest | None = None,
+        json: object = None,
+        headers: Mapping[str, str] | None = None,
+        seconds: float = _SHORT_CALL_SECONDS,
+    ) -> AsyncGenerator[AsyncIterator[bytes]]:
+        """Make one call and yield the bytes of its answer as they come; see `call`.
+
+        Raises:
+            ProviderError: of the kind the answer calls for.
+        """
+        key = self.key
+        whole, sent, client = self._addressed(url, headers, key)
+        async with streamed(
+            method,
+            whole,
+            provider=self.vendor.name,
+            client=client,
+            headers=sent,
+            json=json,
+            timeouts=Timeouts(read=seconds, pool=max(seconds, _SHORT_CALL_SECONDS)),
+        ) as answer:
+            if isinstance(answer, HttpAnswer):
+                raise answer_error(self.vendor.name, self.vendor.rules, answer, request_of, key=key)
+            yield answer
+
     async def document(
         self, method: str, url: str, *, request_of: GenerationRequest | None = None, **options: Any
     ) -> dict[str, Any]:
@@ -205,6 +233,18 @@ class Api:
         """
         answer = await self.call(method, url, request_of=request_of, **options)
         return json_object(answer, self.vendor.name, request_of)
+
+    def _addressed(
+        self, url: str, headers: Mapping[str, str] | None, key: str | None
+    ) -> tuple[str, dict[str, str], HttpClient]:
+        """Return the whole URL, the headers, and the client that may go there."""
+        whole = url if "://" in url else self.base_url + url
+        is_ours = self._is_ours(whole)
+        sent = dict(_JSON)
+        if key is not None and is_ours:
+            sent |= {**self.vendor.key_headers(key), **self._headers}
+        client = self._client or (http_client() if is_ours else guarded_client())
+        return whole, {**sent, **(headers or {})}, client
 
     def _is_ours(self, url: str) -> bool:
         origin = _origin(url)

@@ -1,0 +1,276 @@
+"""OpenAI's chat protocol, which other vendors speak as well: `POST /chat/completions`.
+
+Reference: https://platform.openai.com/docs/api-reference/chat. Streams are server-sent events that
+end with `[DONE]`; with `include_usage` the last chunk has no choices and the usage. Arguments of
+tool calls come in pieces, by index.
+"""
+
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from pydantic import BaseModel
+
+from genblaze_dagster.errors import ContentPolicyError, OutputError, ProviderError
+from genblaze_dagster.net.sse import event_data
+from genblaze_dagster.providers.protocol import GenerationRequest
+from genblaze_dagster.providers.vendor.api import Api
+from genblaze_dagster.providers.vendor.chat import (
+    ChatMessage,
+    ChatRequest,
+    ChatResponse,
+    ToolCall,
+    price_of_tokens,
+    schema_of,
+    tool_call,
+)
+from genblaze_dagster.providers.vendor.errors import job_error
+
+_PATH = "/chat/completions"
+_END = "[DONE]"
+
+
+def no_price(model: str) -> str:
+    """Return the name of a model in a price table: its own."""
+    return model
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAIChat:
+    """Chats through one API. `prices` are USD per million tokens, by `price_name(model)`.
+
+    `takes_max_tokens` says whether a model takes `max_tokens`; the others get
+    `max_completion_tokens`.
+    """
+
+    api: Api
+    prices: Mapping[str, tuple[float, float]] = field(
+        default_factory=dict[str, tuple[float, float]]
+    )
+    price_name: Callable[[str], str] = no_price
+    takes_max_tokens: Callable[[str], bool] = lambda model: True
+
+    async def complete(self, request: ChatRequest) -> ChatResponse:
+        """Return the whole answer.
+
+        Raises:
+            ContentPolicyError: the vendor's filter cut the answer off.
+            ProviderError: of the kind the answer calls for.
+        """
+        body = await self.api.document(
+            "POST",
+            _PATH,
+            request_of=_named(request),
+            json=self.body(request),
+            seconds=request.timeout,
+        )
+        return self._response(request, body)
+
+    async def stream(self, request: ChatRequest) -> AsyncIterator[str | ChatResponse]:
+        """Yield the text piece by piece, and the whole answer at the end.
+
+        Raises:
+            ContentPolicyError: the vendor's filter cut the answer off.
+            ProviderError: of the kind the answer calls for, also in the middle of the stream.
+        """
+        body = {
+            **self.body(request),
+            "stream": True,
+            "stream_options": {"include_usage": True, **request.extra.get("stream_options", {})},
+        }
+        pieces = _Pieces()
+        async with self.api.stream(
+            "POST", _PATH, request_of=_named(request), json=body, seconds=request.timeout
+        ) as chunks:
+            async for data in event_data(chunks, provider=self.api.vendor.name):
+                if data.strip() == _END:
+                    break
+                text = pieces.add(self._chunk(data, request))
+                if text:
+                    yield text
+        yield self._response(request, pieces.answer(request.model))
+
+    def body(self, request: ChatRequest) -> dict[str, Any]:
+        """Return the body of a request."""
+        limit = "max_tokens" if self.takes_max_tokens(request.model) else "max_completion_tokens"
+        options: dict[str, Any] = {
+            "tools": None if request.tools is None else [dict(tool) for tool in request.tools],
+            "temperature": request.temperature,
+            limit: request.max_tokens,
+            "response_format": _response_format(request.response_format),
+        }
+        return {
+            "model": request.model,
+            "messages": [_turn(message) for message in request.messages],
+            **{name: value for name, value in options.items() if value is not None},
+            **request.extra,
+        }
+
+    def _chunk(self, data: str, request: ChatRequest) -> dict[str, Any]:
+        try:
+            chunk = json.loads(data)
+        except ValueError:
+            chunk = None
+        if not isinstance(chunk, dict):
+            raise OutputError(
+                f"{self.api.vendor.name} {request.model}: an event of the stream is no JSON object",
+                provider=self.api.vendor.name,
+                model=request.model,
+            )
+        chunk = cast(dict[str, Any], chunk)
+        if chunk.get("error"):
+            refusal = self.api.vendor.rules.read(500, chunk)
+            raise job_error(
+                self.api.vendor.name,
+                refusal,
+                _named(request),
+                key=self.api.key,
+                otherwise=ProviderError,
+            )
+        return chunk
+
+    def _response(self, request: ChatRequest, body: Mapping[str, Any]) -> ChatResponse:
+        choices = body.get("choices")
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        if not isinstance(choice, dict):
+            raise OutputError(
+                f"{self.api.vendor.name} {request.model}: the answer holds no choice",
+                provider=self.api.vendor.name,
+                model=request.model,
+            )
+        choice = cast(dict[str, Any], choice)
+        message: dict[str, Any] = choice.get("message") or {}
+        reason = choice.get("finish_reason")
+        refused = message.get("refusal")
+        if reason == "content_filter" or (refused and not message.get("content")):
+            raise ContentPolicyError(
+                f"{self.api.vendor.name} {request.model}: the answer was "
+                f"{'refused by the model' if refused else 'cut off by the content filter'}",
+                provider=self.api.vendor.name,
+                model=request.model,
+                vendor_code="refusal" if refused else "content_filter",
+            )
+        usage: dict[str, Any] = body.get("usage") or {}
+        tokens_in, tokens_out = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        return ChatResponse(
+            text=message.get("content") or "",
+            model=body.get("model") or request.model,
+            finish_reason=reason,
+            tokens_in=tokens_in,
+            tokens_out=tokens_out,
+            tokens_cached=(usage.get("prompt_tokens_details") or {}).get("cached_tokens"),
+            tool_calls=_tool_calls(message),
+            cost_usd=price_of_tokens(
+                self.prices, self.price_name(request.model), tokens_in, tokens_out
+            ),
+            reasoning=message.get("reasoning_content"),
+            raw=body,
+        )
+
+
+class _Pieces:
+    """The chunks of a stream, put together as the answer they are pieces of."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, Any] = {}
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._refusal: list[str] = []
+        self._calls: dict[int, dict[str, Any]] = {}
+        self._usage: dict[str, Any] | None = None
+        self._reason: str | None = None
+
+    def add(self, chunk: dict[str, Any]) -> str:
+        """Take a chunk and return its text."""
+        self._first = self._first or chunk
+        self._usage = chunk.get("usage") or self._usage
+        choices = chunk.get("choices") or []
+        if not choices:
+            return ""
+        delta: dict[str, Any] = choices[0].get("delta") or {}
+        self._reason = choices[0].get("finish_reason") or self._reason
+        text = delta.get("content") or ""
+        self._text.append(text)
+        self._reasoning.append(delta.get("reasoning_content") or "")
+        self._refusal.append(delta.get("refusal") or "")
+        for piece in delta.get("tool_calls") or ():
+            self._add_call(piece)
+        return text
+
+    def _add_call(self, piece: dict[str, Any]) -> None:
+        call = self._calls.setdefault(
+            piece.get("index") or 0, {"id": "", "function": {"name": "", "arguments": ""}}
+        )
+        call["id"] = piece.get("id") or call["id"]
+        function: dict[str, Any] = piece.get("function") or {}
+        call["function"]["name"] += function.get("name") or ""
+        call["function"]["arguments"] += function.get("arguments") or ""
+
+    def answer(self, model: str) -> dict[str, Any]:
+        """Return the whole answer in the form of one that was not streamed."""
+        message = {
+            "role": "assistant",
+            "content": "".join(self._text),
+            "refusal": "".join(self._refusal) or None,
+            "reasoning_content": "".join(self._reasoning) or None,
+            "tool_calls": [self._calls[index] for index in sorted(self._calls)],
+        }
+        return {
+            "id": self._first.get("id"),
+            "model": self._first.get("model") or model,
+            "choices": [{"index": 0, "message": message, "finish_reason": self._reason}],
+            "usage": self._usage,
+        }
+
+
+def _turn(turn: ChatMessage | Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(turn, ChatMessage):
+        return dict(turn)
+    content = turn.content if isinstance(turn.content, str) else [dict(b) for b in turn.content]
+    named = {"name": turn.name, "tool_call_id": turn.tool_call_id}
+    message: dict[str, Any] = {
+        "role": turn.role,
+        "content": content,
+        **{name: value for name, value in named.items() if value is not None},
+    }
+    if turn.tool_calls:
+        message["tool_calls"] = [_call(call) for call in turn.tool_calls]
+    return message
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    arguments = call.raw_arguments or json.dumps(dict(call.arguments))
+    return {
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": arguments},
+    }
+
+
+def _tool_calls(message: Mapping[str, Any]) -> tuple[ToolCall, ...]:
+    calls = cast(list[dict[str, Any]], message.get("tool_calls") or [])
+    return tuple(
+        tool_call(
+            call.get("id") or "",
+            (call.get("function") or {}).get("name") or "",
+            (call.get("function") or {}).get("arguments"),
+        )
+        for call in calls
+    )
+
+
+def _response_format(
+    wanted: Mapping[str, Any] | type[BaseModel] | None,
+) -> dict[str, Any] | None:
+    if wanted is None or isinstance(wanted, Mapping):
+        return None if wanted is None else dict(wanted)
+    return {
+        "type": "json_schema",
+        "json_schema": {"name": wanted.__name__, "strict": True, "schema": schema_of(wanted)},
+    }
+
+
+def _named(request: ChatRequest) -> GenerationRequest:
+    """Return what errors need to know: the model, and no text of the chat."""
+    return GenerationRequest(model=request.model)
