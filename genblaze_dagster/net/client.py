@@ -34,9 +34,11 @@ HttpClient = httpx.AsyncClient
 FilePart = tuple[str, tuple[str, bytes, str]]
 """A multipart file: part name, then (file name, bytes, media type)."""
 
-TextPart = tuple[str, tuple[None, str]]
-"""A multipart text field: part name, then (None, text). For forms whose order or repetition counts,
-or that hold no file at all."""
+TextPart = tuple[str, tuple[None, str] | tuple[None, str, str]]
+"""A multipart text field: part name, then (None, text), and its media type where a vendor wants one.
+
+For forms in which names repeat, or that hold no file at all.
+"""
 
 wire_log.install()
 

@@ -1,0 +1,286 @@
+"""Decart: Lucy, which edits videos (a job) and images (one call).
+
+API reference: https://docs.platform.decart.ai. Requests equal those of the vendor's Python client
+0.2.4.
+Submit: `POST /v1/jobs/{model}` (video), `POST /v1/generate/{model}` (image), multipart. Poll:
+`GET /v1/jobs/{id}`, every 2 s. Output: `GET /v1/jobs/{id}/content`, bytes, with the key. Cost unit:
+seconds of video, images; no answer tells the price, so it is unknown.
+Quirks: every model wants an input; a failed job gives no reason; there is no cancel and no list, so
+a lost answer stays ambiguous. Unverified: how long the content stays, and the words of refusals for
+credit and moderation.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from genblaze_dagster.core.enums import Modality
+from genblaze_dagster.errors import (
+    AuthError,
+    ContentPolicyError,
+    ModelError,
+    QuotaError,
+)
+from genblaze_dagster.net.client import FilePart, TextPart
+from genblaze_dagster.providers.model_spec import ModelFamily, ModelSpec
+from genblaze_dagster.providers.param_schemas import (
+    BoolSchema,
+    EnumSchema,
+    IntSchema,
+    ParamSchema,
+    StringSchema,
+)
+from genblaze_dagster.providers.protocol import (
+    GenerationRequest,
+    InputMedia,
+    JobState,
+    JobStatus,
+    Output,
+    Result,
+    Submission,
+)
+from genblaze_dagster.providers.vendor import inputs
+from genblaze_dagster.providers.vendor.api import Vendor
+from genblaze_dagster.providers.vendor.errors import ErrorRules, Refusal, kind_of_text
+from genblaze_dagster.providers.vendor.provider import VendorProvider
+from genblaze_dagster.providers.vendor.traits import InputForm, Traits
+
+POLL_SECONDS = 2.0
+
+_STATES = {
+    "pending": JobState.QUEUED,
+    "processing": JobState.RUNNING,
+    "completed": JobState.SUCCEEDED,
+}
+_UNTYPED = "application/octet-stream"
+_WORDS = {ContentPolicyError: ("moderat",), QuotaError: ("credit",)}
+
+
+def _family(
+    name: str,
+    pattern: str,
+    *examples: str,
+    modality: Modality = Modality.VIDEO,
+    resolutions: Sequence[str] = ("720p",),
+    needs_prompt: bool = False,
+    further: frozenset[str] = frozenset(),
+) -> ModelFamily:
+    schemas: dict[str, ParamSchema] = {
+        "prompt": StringSchema(min_len=1 if needs_prompt else None, max_len=1000),
+        "seed": IntSchema(min=0, max=4_294_967_295),
+        "resolution": EnumSchema(frozenset(resolutions)),
+        "enhance_prompt": BoolSchema(),
+        "self_anchor": BoolSchema(),
+    }
+    return ModelFamily(
+        name=name,
+        pattern=re.compile(pattern),
+        description=f"{modality.value} edits",
+        example_slugs=examples,
+        spec_template=ModelSpec(
+            model_id=examples[0],
+            modality=modality,
+            param_schemas=schemas,
+            param_required=frozenset({"prompt"}) if needs_prompt else frozenset(),
+            param_allowlist=frozenset({"prompt", "seed", "resolution", "enhance_prompt"}) | further,
+        ),
+    )
+
+
+VIDEO_FAMILIES = (
+    _family("lucy-2.5", r"lucy-2\.5$", "lucy-2.5", further=frozenset({"self_anchor"})),
+    _family("lucy", r"lucy-(2\.\d+|latest)$", "lucy-2.6", "lucy-2.1", "lucy-latest"),
+    _family("lucy-vton", r"lucy-(2\.1-)?vton", "lucy-vton-3.5"),
+    _family("lucy-restyle", r"lucy-restyle", "lucy-restyle-2"),
+    _family("lucy-clip", r"lucy-(clip|pro-v2v)", "lucy-clip", needs_prompt=True),
+)
+IMAGE_FAMILIES = (
+    _family(
+        "lucy-image",
+        r"lucy-(image|pro-i2i)",
+        "lucy-image-2",
+        "lucy-image-latest",
+        modality=Modality.IMAGE,
+        resolutions=("720p", "480p"),
+        needs_prompt=True,
+    ),
+)
+
+
+def _read_error(status: int, body: Any) -> Refusal:
+    detail = body.get("detail") if isinstance(body, dict) else None
+    if isinstance(detail, list) and detail and isinstance(detail[0], dict):
+        first = cast(dict[str, Any], detail[0])
+        where = ".".join(map(str, first.get("loc") or ()))
+        return Refusal(f"{where}: {first.get('msg')}", code=first.get("type"), param=where or None)
+    text = detail if isinstance(detail, str) else None
+    if status in (400, 422):
+        return Refusal(text, kind=kind_of_text(text, _WORDS))
+    return Refusal(text)
+
+
+class _DecartProvider(VendorProvider):
+    """What video and image edits share: the form they are sent in."""
+
+    vendor = Vendor(
+        name="decart",
+        key_variables=("DECART_API_KEY",),
+        base_url="https://api.decart.ai",
+        key_headers=lambda key: {"x-api-key": key},
+        headers={"accept": "*/*"},
+        rules=ErrorRules(
+            read=_read_error,
+            remedies={AuthError: "check DECART_API_KEY", QuotaError: "add credit"},
+        ),
+    )
+
+    def check(self, request: GenerationRequest, payload: Mapping[str, Any]) -> None:
+        """Refuse a request without the media to edit, or with too much of it."""
+        data, references = _split(request)
+        kind = self.traits.modalities[0].value
+        if not data:
+            raise self.refusal(
+                "inputs", f"{request.model} edits a {kind}; give one as input", request
+            )
+        if len(data) > 1 or len(references) > 1:
+            raise self.refusal(
+                "inputs", f"{request.model} takes one {kind} and one reference image", request
+            )
+        (item,) = data
+        media_type = item.asset.media_type
+        if media_type != _UNTYPED and media_type.partition("/")[0] != kind:
+            raise self.refusal(
+                "inputs", f"{request.model} edits a {kind}, not {media_type}", request
+            )
+        if "restyle" in request.model and bool(payload.get("prompt")) == bool(references):
+            raise self.refusal(
+                "prompt", f"{request.model} takes a prompt or a reference image", request
+            )
+
+    async def form(self, request: GenerationRequest) -> list[FilePart | TextPart]:
+        """Return the parts of a request."""
+        data, references = _split(request)
+        fields = self.payload(request)
+        if "restyle" not in request.model:
+            fields.setdefault("prompt", "")
+        parts: list[FilePart | TextPart] = [
+            (name, (None, str(value), "text/plain")) for name, value in fields.items()
+        ]
+        for name, items in (("data", data), ("reference_image", references)):
+            for item in items:
+                content = await inputs.read(self.name, item)
+                parts.append((name, (name, content, item.asset.media_type)))
+        return parts
+
+
+class DecartVideoProvider(_DecartProvider):
+    """Decart's video edits: Lucy 2, try-on, restyling.
+
+    The video input is edited as the prompt says; an image input is the reference (a person, a
+    garment, a style). Parameters: `seed`, `resolution` (720p), `enhance_prompt`, `self_anchor`
+    (lucy-2.5). Length and shape follow the input.
+    """
+
+    name = "decart"
+    traits = Traits(
+        makes=("video edit", "try-on", "restyling"),
+        modalities=(Modality.VIDEO,),
+        inputs=(InputForm.UPLOAD,),
+    )
+    families = VIDEO_FAMILIES
+
+    async def submit(self, request: GenerationRequest) -> Submission:
+        """Start a job.
+
+        Raises:
+            ModelError: Decart has no such model.
+            ProviderError: see `Provider`.
+        """
+        try:
+            created = await self.api.document(
+                "POST",
+                f"/v1/jobs/{self.model_of(request)}",
+                request_of=request,
+                files=await self.form(request),
+                seconds=300.0,
+            )
+        except Exception as exc:
+            if getattr(exc, "http_status", None) == 404:
+                raise ModelError(
+                    f"{self.name}: there is no model {request.model!r}",
+                    provider=self.name,
+                    model=request.model,
+                    http_status=404,
+                ) from exc
+            raise
+        job_id = created.get("job_id")
+        if not isinstance(job_id, str):
+            raise self.no_output(request, "the answer holds no job id")
+        return Submission(job_id=job_id)
+
+    async def poll(self, job_id: str, request: GenerationRequest) -> JobStatus:
+        """Ask for the job once."""
+        job = await self.api.document("GET", f"/v1/jobs/{job_id}", request_of=request)
+        if job.get("status") == "failed":
+            refusal = Refusal("the job failed; Decart gives no reason", transient=False)
+            return self.failed(request, refusal)
+        state = _STATES.get(str(job.get("status")), JobState.RUNNING)
+        return JobStatus(state, poll_after=POLL_SECONDS)
+
+    async def fetch_output(self, job_id: str, request: GenerationRequest) -> Result:
+        """Return the video of a completed job."""
+        answer = await self.api.call(
+            "GET", f"/v1/jobs/{job_id}/content", request_of=request, seconds=300.0
+        )
+        if not answer.content:
+            raise self.no_output(request, "the content is empty")
+        outputs = (Output(data=answer.content, media_type="video/mp4"),)
+        return Result(outputs=outputs, cost_usd=self.cost(request, outputs, {}))
+
+
+class DecartImageProvider(_DecartProvider):
+    """Decart's image edits: Lucy image.
+
+    The first image input is edited as the prompt says; one of `role: reference`, or the second, is
+    the reference. Parameters: `seed`, `resolution` (720p, 480p), `enhance_prompt`.
+    """
+
+    name = "decart-image"
+    traits = Traits(
+        makes=("image edit",),
+        modalities=(Modality.IMAGE,),
+        inputs=(InputForm.UPLOAD,),
+        jobs=False,
+    )
+    families = IMAGE_FAMILIES
+
+    async def submit(self, request: GenerationRequest) -> Submission:
+        """Edit the image.
+
+        Raises:
+            ProviderError: see `Provider`.
+        """
+        answer = await self.api.call(
+            "POST",
+            f"/v1/generate/{self.model_of(request)}",
+            request_of=request,
+            files=await self.form(request),
+            seconds=request.timeout,
+        )
+        if not answer.content:
+            raise self.no_output(request, "the answer holds no image")
+        outputs = (Output(data=answer.content, media_type="image/png"),)
+        return Submission(result=Result(outputs=outputs, cost_usd=self.cost(request, outputs, {})))
+
+
+def _split(
+    request: GenerationRequest,
+) -> tuple[tuple[InputMedia, ...], tuple[InputMedia, ...]]:
+    """Return what is edited, and the references."""
+    named = inputs.with_role(request.inputs, "reference")
+    rest = tuple(item for item in request.inputs if item not in named)
+    if named or request.modality is Modality.IMAGE:
+        return (rest, named) if named else (rest[:1], rest[1:])
+    films = tuple(i for i in rest if not i.asset.media_type.startswith("image/"))
+    pictures = tuple(i for i in rest if i.asset.media_type.startswith("image/"))
+    return (films, pictures) if films else (rest[:1], rest[1:])
