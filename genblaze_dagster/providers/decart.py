@@ -146,8 +146,7 @@ class _DecartProvider(VendorProvider):
             raise self.refusal(
                 "inputs", f"{request.model} takes one {kind} and one reference image", request
             )
-        (item,) = data
-        media_type = item.asset.media_type
+        media_type = data[0].asset.media_type
         if media_type != _UNTYPED and media_type.partition("/")[0] != kind:
             raise self.refusal(
                 "inputs", f"{request.model} edits a {kind}, not {media_type}", request
@@ -275,7 +274,7 @@ class DecartImageProvider(_DecartProvider):
 
 def _split(
     request: GenerationRequest,
-) -> tuple[tuple[InputMedia, ...], tuple[InputMedia, ...]]:
+) -> tuple[Sequence[InputMedia], Sequence[InputMedia]]:
     """Return what is edited, and the references."""
     named = inputs.with_role(request.inputs, "reference")
     rest = tuple(item for item in request.inputs if item not in named)
