@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 DEMO_FLAGS := $(if $(S3),--s3,)
 
-.PHONY: demo test test-slow test-browser dev lint format types layers check bench clean
+.PHONY: demo test test-slow test-browser faults live dev lint format types layers check bench clean
 
 demo: $(VENV)/.installed-$(if $(S3),all,demo)
 	@$(BIN)/genblaze-dagster demo $(DEMO_FLAGS)
@@ -19,6 +19,14 @@ test-slow: $(VENV)/.installed-all
 
 test-browser: $(VENV)/.installed-all
 	$(BIN)/python -m pytest -m browser
+
+# Every scenario of failure in every layer, from 20 seeds each; writes the table of docs/reliability.md.
+faults: $(VENV)/.installed-all
+	$(BIN)/python -m tests.faults --seeds $(or $(SEEDS),20)
+
+# One real call to one vendor; needs its key and costs money: make live VENDOR=runway
+live: $(VENV)/.installed-all
+	$(BIN)/python -m pytest -m live tests/live --vendor $(VENDOR)
 
 dev: $(VENV)/.installed-demo
 	@mkdir -p .demo/dagster
@@ -49,6 +57,9 @@ bench: $(VENV)/.installed-all
 	$(BIN)/python bench/embed.py
 	$(BIN)/python bench/rendition.py
 	$(BIN)/python bench/parquet_sink.py
+	$(BIN)/python bench/ledger.py
+	$(BIN)/python bench/budgets.py
+	$(BIN)/python bench/memory.py
 
 clean:
 	rm -rf $(VENV) .demo

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Self
 
 from genblaze_dagster.errors import SchemaError
@@ -50,7 +50,9 @@ class MediaObject:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
-        data = asdict(self)
+        data = _fields(self)
+        if self.embedded is not None:
+            data["embedded"] = _fields(self.embedded)
         return {k: v for k, v in data.items() if v is not None or k not in _OPTIONAL}
 
     @classmethod
@@ -105,8 +107,7 @@ class MediaRef:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form kept under `refs/` in the store and in the ledger."""
-        data = asdict(self)
-        data["version"] = REF_VERSION
+        data = {**_fields(self), "version": REF_VERSION}
         data["media"] = [m.to_dict() for m in self.media]
         return data
 
@@ -128,6 +129,11 @@ class MediaRef:
             return cls(**fields)
         except (KeyError, TypeError, AttributeError) as exc:
             raise SchemaError(f"media reference is incomplete: {exc}") from exc
+
+
+def _fields(value: Rendition | MediaObject | MediaRef) -> dict[str, Any]:
+    # What dataclasses.asdict gives, without copying every text: it is made for every step.
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
 def _known(names: Collection[str], data: Mapping[str, Any]) -> dict[str, Any]:

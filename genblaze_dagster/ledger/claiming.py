@@ -13,8 +13,11 @@ import uuid_utils
 from sqlalchemy import Connection, and_, bindparam, delete, insert, or_, select
 
 from genblaze_dagster.errors import HeldError, LeaseHeldError, LedgerError
+from genblaze_dagster.ledger.admission import Admission, Limits, admit
+from genblaze_dagster.ledger.database import lock
 from genblaze_dagster.ledger.rows import change, read_row
 from genblaze_dagster.ledger.schema import intents, past_attempts, submissions
+from genblaze_dagster.ledger.statements import Statement
 from genblaze_dagster.ledger.submission import (
     OPEN_STATES,
     UNSETTLED_STATES,
@@ -28,20 +31,21 @@ from genblaze_dagster.ledger.submission import (
 
 _SERVES = "serves_scope"
 
-# Statements are built once: building them costs more than running them.
 _IN_PLACE = tuple(
     submissions.c[name] == bindparam(name)
     for name in ("generation_key", "asset_key", "partition_key")
 )
 _INTENT = tuple(intents.c[column.name] == bindparam(column.name) for column in intents.primary_key)
-_RELEVANT = (
+_RELEVANT = Statement(
     select(submissions, intents.c.scope.label(_SERVES))
     .outerjoin_from(
         submissions, intents, and_(intents.c.submission_id == submissions.c.id, *_INTENT)
     )
     .where(*_IN_PLACE, or_(submissions.c.state.in_(UNSETTLED_STATES), intents.c.scope.is_not(None)))
+    # PostgreSQL: an owner's next step must not fall between this look and a takeover.
+    .with_for_update(of=submissions)
 )
-_REUSABLE = (
+_REUSABLE = Statement(
     select(submissions)
     .where(
         submissions.c.generation_key == bindparam("generation_key"),
@@ -50,10 +54,12 @@ _REUSABLE = (
     .order_by(submissions.c.id.desc())
     .limit(1)
 )
-_INSERT = insert(submissions).returning(submissions)
-_ARCHIVE = insert(past_attempts)
-_UNLINK = delete(intents).where(*_INTENT)
-_LINK = insert(intents)
+_INSERT = Statement(insert(submissions).returning(submissions))
+_ARCHIVE = Statement(insert(past_attempts))
+_UNLINK = Statement(delete(intents).where(*_INTENT))
+_LINK = Statement(insert(intents))
+
+NO_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +72,29 @@ class Claimant:
     new_id: Callable[[], str]
 
 
-def decide(connection: Connection, intent: Intent, claimant: Claimant) -> Claim | LedgerError:
-    """Give the intent a submission and a lease, or say why it gets none."""
+def decide(
+    connection: Connection, intent: Intent, claimant: Claimant, limits: Limits = NO_LIMITS
+) -> Claim | LedgerError:
+    """Give the intent a submission and a lease, or say why it gets none.
+
+    Only what may be paid anew has to fit in `limits`: a known job and what is stored never do.
+    """
+    lock(connection, f"place:{intent.generation_key}:{intent.asset_key}:{intent.partition_key}")
     own, unsettled = _relevant(connection, intent)
     if own is not None and own.state is SubmissionState.STORED:
         return Claim(ClaimKind.FINISHED, own)
     if unsettled is not None and unsettled.state in OPEN_STATES:
-        return _take_over(connection, unsettled, intent, claimant)
+        return _take_over(connection, unsettled, intent, claimant, limits)
     if intent.reuse and (stored := _reusable(connection, intent)) is not None:
         return Claim(ClaimKind.REUSED, stored)
     if unsettled is not None:
         return _held_error(unsettled)
+    admission = admit(connection, intent, limits, now=claimant.now)
+    if isinstance(admission, LedgerError):
+        return admission
     if own is not None:
-        return _another_attempt(connection, own, claimant)
-    return _first_attempt(connection, intent, claimant)
+        return _another_attempt(connection, own, intent, claimant, admission)
+    return _first_attempt(connection, intent, claimant, admission)
 
 
 def _held_error(row: LedgerRow) -> HeldError:
@@ -93,7 +108,7 @@ def _held_error(row: LedgerRow) -> HeldError:
 
 
 def _take_over(
-    connection: Connection, row: LedgerRow, intent: Intent, claimant: Claimant
+    connection: Connection, row: LedgerRow, intent: Intent, claimant: Claimant, limits: Limits
 ) -> Claim | LedgerError:
     expires = row.lease_expires_at
     if row.owner != claimant.owner and expires is not None and expires > claimant.now:
@@ -102,41 +117,55 @@ def _take_over(
             "worked on by another worker; wait for it or for its lease to end",
             retry_after=(expires - claimant.now).total_seconds(),
         )
-    _serve(connection, intent, row.id)
     if row.job_id is not None:
+        _serve(connection, intent, row.id)
         return Claim(ClaimKind.RESUME, change(connection, row, _lease(claimant)))
     unanswered = row.state is not SubmissionState.INTENDED or row.sending_at is not None
     if unanswered and not row.deduplicates:
-        # The owner stays: should it still be alive, its late answer settles the matter.
-        held = change(
-            connection,
-            row,
-            {
-                "state": SubmissionState.HELD.value,
-                "lease_expires_at": None,
-                "answer_lost": True,
-            },
-        )
-        return _held_error(held)
+        return _hold(connection, row, intent)
+    admission = admit(connection, intent, limits, now=claimant.now, replaced=row)
+    if isinstance(admission, LedgerError):
+        return admission
+    _serve(connection, intent, row.id)
     changes = {
-        **_fresh_attempt(row, claimant),
+        **_fresh_attempt(row, intent, claimant, admission),
         "answer_lost": row.answer_lost or unanswered,
     }
-    return Claim(ClaimKind.NEW, change(connection, row, changes))
+    taken = change(connection, row, changes)
+    admission.record(connection, taken)
+    return Claim(ClaimKind.NEW, taken)
 
 
-def _another_attempt(connection: Connection, row: LedgerRow, claimant: Claimant) -> Claim:
+def _hold(connection: Connection, row: LedgerRow, intent: Intent) -> HeldError:
+    _serve(connection, intent, row.id)
+    # The owner stays: should it still be alive, its late answer settles the matter.
+    changes = {"state": SubmissionState.HELD.value, "lease_expires_at": None, "answer_lost": True}
+    return _held_error(change(connection, row, changes))
+
+
+def _another_attempt(
+    connection: Connection,
+    row: LedgerRow,
+    intent: Intent,
+    claimant: Claimant,
+    admission: Admission,
+) -> Claim:
     archived = {
         name: getattr(row, name) for name in PastAttempt.__slots__ if name != "submission_id"
     }
-    connection.execute(_ARCHIVE, {"submission_id": row.id, **archived})
-    return Claim(ClaimKind.NEW, change(connection, row, _fresh_attempt(row, claimant)))
+    _ARCHIVE.run(connection, {"submission_id": row.id, **archived})
+    again = change(connection, row, _fresh_attempt(row, intent, claimant, admission))
+    admission.record(connection, again)
+    return Claim(ClaimKind.NEW, again)
 
 
-def _first_attempt(connection: Connection, intent: Intent, claimant: Claimant) -> Claim:
+def _first_attempt(
+    connection: Connection, intent: Intent, claimant: Claimant, admission: Admission
+) -> Claim:
     values = {
         **_place(intent),
         **_lease(claimant),
+        **_charge(intent, claimant, admission),
         "id": str(uuid_utils.uuid7()),
         "run_id": claimant.new_id(),
         "step_id": claimant.new_id(),
@@ -149,15 +178,19 @@ def _first_attempt(connection: Connection, intent: Intent, claimant: Claimant) -
         "deduplicates": intent.deduplicates,
         "answer_lost": False,
     }
-    inserted = connection.execute(_INSERT, values)
-    row = read_row(inserted.mappings().one())
-    connection.execute(_LINK, {**_place(intent), "scope": intent.scope, "submission_id": row.id})
+    (inserted,) = _INSERT.run(connection, values)
+    row = read_row(inserted)
+    _LINK.run(connection, {**_place(intent), "scope": intent.scope, "submission_id": row.id})
+    admission.record(connection, row)
     return Claim(ClaimKind.NEW, row)
 
 
-def _fresh_attempt(row: LedgerRow, claimant: Claimant) -> dict[str, Any]:
+def _fresh_attempt(
+    row: LedgerRow, intent: Intent, claimant: Claimant, admission: Admission
+) -> dict[str, Any]:
     return {
         **_lease(claimant),
+        **_charge(intent, claimant, admission),
         "state": SubmissionState.INTENDED.value,
         "attempt": row.attempt + 1,
         "job_id": None,
@@ -167,6 +200,7 @@ def _fresh_attempt(row: LedgerRow, claimant: Claimant) -> dict[str, Any]:
         "cost_usd": None,
         "error_code": None,
         "error_message": None,
+        "answer_lost": False,
         "estimated_seconds": None,
         "outputs_expire_at": None,
     }
@@ -174,6 +208,16 @@ def _fresh_attempt(row: LedgerRow, claimant: Claimant) -> dict[str, Any]:
 
 def _lease(claimant: Claimant) -> dict[str, Any]:
     return {"owner": claimant.owner, "lease_expires_at": claimant.lease_until}
+
+
+def _charge(intent: Intent, claimant: Claimant, admission: Admission) -> dict[str, Any]:
+    return {
+        "tenant_id": intent.tenant_id,
+        "account": intent.account,
+        "estimated_cost_usd": intent.estimated_cost_usd,
+        "reserved_usd": admission.reserved_usd,
+        "claimed_at": claimant.now,
+    }
 
 
 def _place(intent: Intent) -> dict[str, str]:
@@ -189,10 +233,9 @@ def _relevant(connection: Connection, intent: Intent) -> tuple[LedgerRow | None,
     own: LedgerRow | None = None
     unsettled: LedgerRow | None = None
     parameters = {**_place(intent), "scope": intent.scope}
-    for found in connection.execute(_RELEVANT, parameters).mappings():
-        values = {**found}
-        serves = values.pop(_SERVES) is not None
-        row = read_row(values)
+    for found in _RELEVANT.run(connection, parameters):
+        serves = found.pop(_SERVES) is not None
+        row = read_row(found)
         own = row if serves else own
         unsettled = row if row.state in UNSETTLED_STATES else unsettled
     return own, unsettled
@@ -200,12 +243,12 @@ def _relevant(connection: Connection, intent: Intent) -> tuple[LedgerRow | None,
 
 def _reusable(connection: Connection, intent: Intent) -> LedgerRow | None:
     parameters = {"generation_key": intent.generation_key}
-    found = connection.execute(_REUSABLE, parameters).mappings().first()
+    found = _REUSABLE.first(connection, parameters)
     return None if found is None else read_row(found)
 
 
 def _serve(connection: Connection, intent: Intent, submission_id: str) -> None:
     """Let the intent be served by this submission from now on, whichever served it before."""
     link = {**_place(intent), "scope": intent.scope}
-    connection.execute(_UNLINK, link)
-    connection.execute(_LINK, {**link, "submission_id": submission_id})
+    _UNLINK.run(connection, link)
+    _LINK.run(connection, {**link, "submission_id": submission_id})

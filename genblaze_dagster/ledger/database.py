@@ -1,39 +1,54 @@
-"""The ledger's database: one connection per process, short transactions, errors a person can use.
+"""The ledger's database: short transactions, errors a person can use, reconnecting, clocks."""
 
-Every process keeps a single pooled connection. Threads queue for it in order, where several
-connections would poll SQLite's write lock with growing sleeps.
-"""
-
+import hashlib
 import os
-import sqlite3
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.pool import QueuePool
 
 from genblaze_dagster.errors import ConfigError, LedgerError
+from genblaze_dagster.ledger.backend import Backend, Trouble
+from genblaze_dagster.ledger.postgres import Postgres
 from genblaze_dagster.ledger.schema import prepare
+from genblaze_dagster.ledger.sqlite import Sqlite
 
-_LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+T = TypeVar("T")
 
-_REMEDIES = {
-    **dict.fromkeys(_LOCKED, "is locked by another process; stop what holds it open for long"),
-    sqlite3.SQLITE_CANTOPEN: "cannot be opened; check that its folder exists and is writable",
-    sqlite3.SQLITE_READONLY: "is read-only; make the file and its folder writable",
-    sqlite3.SQLITE_PERM: "may not be opened; make the file and its folder writable",
-    sqlite3.SQLITE_FULL: "has no room: the disk is full; free space and run again",
-    sqlite3.SQLITE_IOERR: "cannot be read or written; check the disk's space and health",
-    sqlite3.SQLITE_CORRUPT: "is damaged; restore it from a backup or move it away",
-    sqlite3.SQLITE_NOTADB: "is not a ledger; move it away or give another path",
-}
+Work = Callable[[Connection, bool], T]
+"""What a transaction does; told whether an earlier try may have been committed."""
+
+_CONFLICTS = 5
+_CLOCK_SECONDS = 60.0
+_SCHEMA = "schema"
+
+# One statement for all keys; `unnest` yields them in the order given.
+_ADVISORY_LOCKS = text(
+    "SELECT pg_advisory_xact_lock(key) FROM unnest(CAST(:keys AS bigint[])) AS key"
+)
+
+
+class Group(threading.local):
+    """The transaction that this thread's operations share, while there is one.
+
+    It is spoilt once an operation failed halfway: go no further, nothing of it will be kept.
+    """
+
+    connection: Connection | None = None
+    is_spoilt: bool = False
+
+
+class GroupSpoiltError(Exception):
+    """An operation of a group failed halfway, so the whole group was rolled back."""
 
 
 class Database:
@@ -45,53 +60,148 @@ class Database:
 
     Raises:
         ConfigError: the URL is broken or names a database that is not supported.
+        MissingExtraError: the database's driver is not installed.
     """
 
     def __init__(self, url: str | Path, *, busy_timeout: float) -> None:
-        self.url = _parse(url)
-        self.path = _file_of(self.url)
-        self._busy_timeout = busy_timeout
+        self._backend = _backend(_parse(url), busy_timeout)
         self._opening = threading.Lock()
         self._engine: Engine | None = None
         self._pid = 0
+        self._group = Group()
+        self._clock: tuple[datetime, float] | None = None
 
     @property
     def name(self) -> str:
         """How messages call this database; never holds a password."""
-        return str(self.path) if self.path else self.url.render_as_string(hide_password=True)
+        return self._backend.name
 
-    @contextmanager
-    def write(self) -> Generator[Connection, None, None]:
-        """Run one transaction that holds the write lock from its start; commits at the end.
+    @property
+    def at_once(self) -> int:
+        """How many transactions of one process make progress together."""
+        return self._backend.at_once
+
+    def transact(self, work: Work[T], *, is_lone_statement: bool = False) -> T:
+        """Do the work in one transaction that is committed when this returns.
+
+        The work is done again when another transaction was in the way, and once when the
+        connection was lost: then it may have been committed already, and is told so.
+
+        Args:
+            work: gets the connection and whether an earlier try may have been committed.
+            is_lone_statement: it runs one statement, which needs no transaction around it.
 
         Raises:
             LedgerError: the database cannot be used; names it and the remedy.
         """
-        with self._explained(), self._ready().begin() as connection:
-            _lock(connection)
+        is_repeated = False
+        for left in reversed(range(_CONFLICTS)):
+            try:
+                with self._transaction(is_lone_statement) as connection:
+                    return work(connection, is_repeated)
+            except (*self._backend.errors, DBAPIError) as exc:
+                trouble = self._trouble(exc)
+                can_repeat = trouble.is_conflict or (trouble.is_lost and not is_repeated)
+                if self._group.connection is not None or not (left and can_repeat):
+                    raise self._explanation(trouble) from exc
+                is_repeated = is_repeated or trouble.is_lost
+            except (PoolTimeoutError, StatementError) as exc:
+                raise self._misuse(exc) from exc
+        raise AssertionError("the last try returns or raises")
+
+    @contextmanager
+    def write(self) -> Generator[Connection, None, None]:
+        """Run one transaction, once; commits at the end.
+
+        Raises:
+            LedgerError: the database cannot be used; names it and the remedy.
+        """
+        with self._explained(), self._transaction() as connection:
             yield connection
 
     @contextmanager
     def read(self) -> Generator[Connection, None, None]:
-        """Run a query, without the write lock.
+        """Run queries, without the write lock.
 
         Raises:
             LedgerError: the database cannot be used; names it and the remedy.
         """
+        if self._group.connection is not None:
+            yield self._group.connection
+            return
         with self._explained(), self._ready().connect() as connection:
             yield connection
 
+    @contextmanager
+    def group(self) -> Generator[Group, None, None]:
+        """Let every transaction of this thread be a part of one, committed at the end.
+
+        Raises:
+            GroupSpoiltError: a part was left by an exception, so nothing of the group was kept.
+            LedgerError: the group could not be begun or committed.
+        """
+        with self._explained(), self._transaction() as connection:
+            self._group.connection = connection
+            self._group.is_spoilt = False
+            try:
+                yield self._group
+            finally:
+                self._group.connection = None
+            if self._group.is_spoilt:
+                raise GroupSpoiltError
+
+    def now(self) -> datetime:
+        """Return the time by which leases are told: the server's, or else this machine's.
+
+        A server is asked once a minute; in between its time is counted on, so that setting the
+        clock of this machine changes nothing.
+
+        Raises:
+            LedgerError: the server cannot be asked.
+        """
+        query = self._backend.clock
+        if query is None:
+            return datetime.now(UTC)
+        known = self._clock
+        if known is None or time.monotonic() - known[1] > _CLOCK_SECONDS:
+            known = self._clock = self.transact(partial(_told, query), is_lone_statement=True)
+        return known[0] + timedelta(seconds=time.monotonic() - known[1])
+
     def close(self) -> None:
-        """Close the connection; the next use opens it again."""
+        """Close the connections; the next use opens them again."""
         with self._opening:
             if self._engine is not None:
                 self._engine.dispose()
                 self._engine = None
 
+    @contextmanager
+    def _transaction(self, is_lone_statement: bool = False) -> Generator[Connection, None, None]:
+        if self._group.connection is not None:
+            with self._part(self._group.connection) as connection:
+                yield connection
+            return
+        with self._ready().begin() as connection:
+            try:
+                if not is_lone_statement:
+                    connection.exec_driver_sql(self._backend.begin)
+                yield connection
+            except (*self._backend.errors, DBAPIError) as exc:
+                if self._trouble(exc).is_lost:
+                    connection.invalidate(exc)
+                raise
+
+    @contextmanager
+    def _part(self, connection: Connection) -> Generator[Connection, None, None]:
+        try:
+            yield connection
+        except BaseException:
+            self._group.is_spoilt = True
+            raise
+
     def _ready(self) -> Engine:
         with self._opening:
             if self._engine is not None and self._pid != os.getpid():
-                # SQLite connections must not be used, nor closed, in a forked child.
+                # Connections must not be used, nor closed, in a forked child.
                 self._engine.dispose(close=False)
                 self._engine = None
             if self._engine is None:
@@ -100,124 +210,90 @@ class Database:
             return self._engine
 
     def _opened(self) -> Engine:
-        if self.path is not None:
-            try:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as exc:
-                raise LedgerError(
-                    f"ledger folder {self.path.parent} cannot be created ({exc.strerror}); "
-                    "create it, or give another path"
-                ) from exc
-        engine = create_engine(
-            self.url,
-            poolclass=QueuePool,
-            pool_size=1,
-            max_overflow=0,
-            pool_timeout=self._busy_timeout,
-            # Parameters hold job ids and keys of partitions; they stay out of tracebacks.
-            hide_parameters=True,
-            connect_args={"timeout": self._busy_timeout, "check_same_thread": False},
-        )
-        event.listen(engine, "connect", _on_connect)
+        engine = self._backend.engine()
         try:
-            if self.path is not None:
-                self._use_write_ahead_log(engine)
             with engine.begin() as connection:
-                _lock(connection)
+                connection.exec_driver_sql(self._backend.begin)
+                lock(connection, _SCHEMA)
                 prepare(connection)
         except BaseException:
             engine.dispose()
             raise
         return engine
 
-    def _use_write_ahead_log(self, engine: Engine) -> None:
-        # Changing the mode does not wait for other connections as other statements do, and many
-        # processes may meet a new file at once.
-        deadline = time.monotonic() + self._busy_timeout
-        while True:
-            try:
-                with engine.connect() as connection:
-                    raw = connection.connection.driver_connection
-                    mode = _journal_mode(raw)
-            except sqlite3.OperationalError as exc:
-                if _code(exc) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
-                continue
-            if mode != "wal":
-                raise LedgerError(
-                    f"ledger {self.name} is on a file system without shared memory (a network "
-                    "share?), where SQLite cannot lock safely; give a path on a local disk"
-                )
-            return
-
     @contextmanager
     def _explained(self) -> Generator[None, None, None]:
         try:
             yield
-        except PoolTimeoutError as exc:
-            busy = LedgerError(
-                f"ledger {self.name} is kept busy by other threads; run fewer at once"
-            )
-            busy.transient = True
-            raise busy from exc
-        except sqlite3.Error as exc:
-            raise self._explanation(exc) from exc
-        except DBAPIError as exc:
-            raise self._explanation(exc.orig) from exc
-        except StatementError as exc:
-            raise LedgerError(f"ledger {self.name} cannot keep this value: {exc.orig}") from exc
+        except (*self._backend.errors, DBAPIError) as exc:
+            raise self._explanation(self._trouble(exc)) from exc
+        except (PoolTimeoutError, StatementError) as exc:
+            raise self._misuse(exc) from exc
 
-    def _explanation(self, error: BaseException | None) -> LedgerError:
-        code = _code(error)
-        fact = _REMEDIES.get(code, "cannot be used")
-        explained = LedgerError(f"ledger {self.name} {fact} ({error})")
-        explained.transient = code in _LOCKED
+    def _trouble(self, error: BaseException) -> Trouble:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        return self._backend.explain(cause or error)
+
+    def _explanation(self, trouble: Trouble) -> LedgerError:
+        explained = LedgerError(f"ledger {self.name} {trouble.fact}")
+        explained.transient = trouble.is_transient
         return explained
+
+    def _misuse(self, error: PoolTimeoutError | StatementError) -> LedgerError:
+        if isinstance(error, StatementError):
+            return LedgerError(f"ledger {self.name} cannot keep this value: {error.orig}")
+        busy = LedgerError(f"ledger {self.name} is kept busy by other threads; run fewer at once")
+        busy.transient = True
+        return busy
+
+
+def _told(query: str, connection: Connection, _: bool) -> tuple[datetime, float]:
+    before = time.monotonic()
+    told: datetime = connection.exec_driver_sql(query).scalar_one()
+    return told, (before + time.monotonic()) / 2
+
+
+def lock(connection: Connection, *keys: str) -> None:
+    """Let no other transaction pass that locks one of these keys, until this one ends.
+
+    SQLite's one writer is alone already. On PostgreSQL the keys are locked in one fixed order; a
+    transaction that locks twice must do it in the same order everywhere: what is claimed first,
+    then budgets and accounts together.
+
+    Args:
+        connection: a connection that `Database` gave for writing.
+        keys: any text, such as `"budget:..."`; equal text is the same lock in the whole database.
+    """
+    if connection.dialect.name == "postgresql" and keys:
+        connection.execute(_ADVISORY_LOCKS, {"keys": sorted({_lock_number(key) for key in keys})})
+
+
+def _lock_number(key: str) -> int:
+    digest = hashlib.blake2b(key.encode(), digest_size=8, person=b"genblaze-ledger").digest()
+    return int.from_bytes(digest, signed=True)
 
 
 def _parse(url: str | Path) -> URL:
     if isinstance(url, Path) or "://" not in url:
         return URL.create("sqlite", database=str(Path(url).absolute()))
     try:
-        parsed = make_url(url)
-    except ArgumentError as exc:
-        raise ConfigError(f"ledger URL is not a database URL: {exc}") from exc
-    if parsed.get_backend_name() != "sqlite":
+        return make_url(url)
+    except (ArgumentError, ValueError):
+        # Neither the text nor the parser's complaint, which quotes it: it may hold a password.
         raise ConfigError(
-            f"ledger URL names {parsed.get_backend_name()!r}; this release keeps ledgers in SQLite "
-            "files: give sqlite:///path"
-        )
-    database = parsed.database
-    if database and database != ":memory:" and not database.startswith("file:"):
-        return parsed.set(database=str(Path(database).absolute()))
-    return parsed
+            "ledger URL is not a database URL; give sqlite:///path or "
+            "postgresql://user:password@host/database, with special characters of the password "
+            "percent-encoded"
+        ) from None
 
 
-def _file_of(url: URL) -> Path | None:
-    database = url.database
-    if not database or database == ":memory:":
-        return None
-    return Path(database.removeprefix("file:")).absolute()
-
-
-def _on_connect(connection: Any, record: object) -> None:
-    # The driver would begin a transaction only at the first change; `_lock` does it before.
-    connection.isolation_level = None
-    connection.execute("PRAGMA foreign_keys = ON")
-    # A job id must outlive a power cut: FULL syncs the log at every commit.
-    connection.execute("PRAGMA synchronous = FULL")
-
-
-def _lock(connection: Connection) -> None:
-    # The write lock comes before the first read: two claims never see the same free place.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def _journal_mode(connection: Any) -> str:
-    return str(connection.execute("PRAGMA journal_mode = WAL").fetchone()[0])
-
-
-def _code(error: BaseException | None) -> int:
-    # Extended result codes carry the primary one in their low byte.
-    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+def _backend(url: URL, busy_timeout: float) -> Backend:
+    kind = url.drivername
+    if kind in ("sqlite", "sqlite+pysqlite"):
+        return Sqlite(url, busy_timeout=busy_timeout)
+    if kind in ("postgresql", "postgresql+psycopg", "postgres"):
+        return Postgres(url, busy_timeout=busy_timeout)
+    raise ConfigError(
+        f"ledger URL names {kind!r}; ledgers are kept in SQLite (sqlite:///path) or PostgreSQL "
+        "(postgresql://user:password@host/database)"
+    )

@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Any
 
+from genblaze_dagster.ledger.schema import MAX_ERROR_MESSAGE
 from genblaze_dagster.ledger.submission import LedgerRow, SubmissionState
 
 
@@ -50,3 +51,34 @@ def changes_after_failure(
             return {**changes, "owner": None, "sending_at": None, "answer_lost": True}
         case _:
             return {**changes, "owner": None}
+
+
+def resolved_changes(job_id: str | None, now: datetime) -> dict[str, Any]:
+    """Return the columns of a held submission whose job a person has, or has not, found."""
+    changes: dict[str, Any] = {"owner": None, "answer_lost": False}
+    if job_id is None:
+        return {**changes, "state": SubmissionState.FAILED.value, "finished_at": now}
+    return {
+        **changes,
+        "state": SubmissionState.SUBMITTED.value,
+        "job_id": job_id,
+        "submitted_at": now,
+    }
+
+
+def cancelled_changes(reason: str, cost_usd: float | None, now: datetime) -> dict[str, Any]:
+    """Return the columns of a submission that is given up, whatever became of its job."""
+    changes: dict[str, Any] = {
+        "state": SubmissionState.FAILED.value,
+        "owner": None,
+        "lease_expires_at": None,
+        "finished_at": now,
+        "error_message": error_text(reason),
+    }
+    return changes if cost_usd is None else {**changes, "cost_usd": cost_usd}
+
+
+def error_text(message: str) -> str:
+    """Return a message as every database keeps it: short, without NUL and lone surrogates."""
+    text = message.encode("utf-8", "replace").decode()
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")[:MAX_ERROR_MESSAGE]

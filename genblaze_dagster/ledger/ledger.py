@@ -1,20 +1,31 @@
 """The ledger: what was intended, submitted, paid and stored, across processes and crashes."""
 
-from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import uuid_utils
-from sqlalchemy import select
+from sqlalchemy import Connection
 
-from genblaze_dagster.errors import LedgerError
+from genblaze_dagster.errors import LeaseHeldError, LedgerError
+from genblaze_dagster.ledger import rates
+from genblaze_dagster.ledger.admission import Limits
+from genblaze_dagster.ledger.budgets import Budget
 from genblaze_dagster.ledger.claiming import Claimant, decide
 from genblaze_dagster.ledger.database import Database
-from genblaze_dagster.ledger.failure import changes_after_failure, state_after_failure
-from genblaze_dagster.ledger.rows import change, fetch, read_row
-from genblaze_dagster.ledger.schema import MAX_ERROR_MESSAGE, past_attempts, submissions
+from genblaze_dagster.ledger.failure import (
+    cancelled_changes,
+    changes_after_failure,
+    error_text,
+    resolved_changes,
+    state_after_failure,
+)
+from genblaze_dagster.ledger.minting import Minted
+from genblaze_dagster.ledger.queries import submission_of_job
 from genblaze_dagster.ledger.submission import (
+    UNSETTLED_STATES,
     Claim,
     ClaimKind,
     Intent,
@@ -22,6 +33,7 @@ from genblaze_dagster.ledger.submission import (
     PastAttempt,
     SubmissionState,
 )
+from genblaze_dagster.ledger.transactions import Transactions
 from genblaze_dagster.ledger.transitions import (
     RELEASE,
     RENEW,
@@ -29,10 +41,10 @@ from genblaze_dagster.ledger.transitions import (
     STORE,
     SUBMIT,
     SUCCEED,
-    Transition,
-    advance,
+    end_absurd_lease,
     refusal,
 )
+from genblaze_dagster.providers.protocol import RateLimit
 
 __all__ = [
     "Claim",
@@ -44,20 +56,14 @@ __all__ = [
     "SubmissionState",
 ]
 
-_PAGE = 500
-
 _ANSWERED: dict[str, Any] = {"answer_lost": False, "error_code": None, "error_message": None}
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 def _new_id() -> str:
     return str(uuid_utils.uuid7())
 
 
-class Ledger:
+class Ledger(Transactions):
     """Submissions in an SQL database, shared by every process that generates.
 
     A generation is claimed before it is sent, marked before the request leaves, and its job id is
@@ -68,38 +74,32 @@ class Ledger:
     owner took the submission over or when the state does not allow it: then stop, do not send.
     An owner must be unique to one generation in flight.
 
+    Leases are told by the database server's clock on PostgreSQL, whatever the machines' clocks
+    say. On SQLite, which serves one machine, they are told by that machine's clock. Where it was
+    put back, a lease that seems to last longer than ten leases of whoever claims, and than an
+    hour, counts as ended.
+
     Args:
-        url: `sqlite:///path`, `sqlite://` (in memory, for one process) or the path of a file. Put
-            the file on a local disk. It is created, with its folder, on first use.
-        clock: returns the current time, with a zone. Leases of several machines compare their clocks.
-        busy_timeout: seconds to wait for another process's transaction.
+        url: path of a file on a local disk, `sqlite:///path`, `sqlite://` (in memory, for one
+            process) or `postgresql://user:password@host/database`. File, folder and tables are
+            created on first use.
+        clock: returns the current time, with a zone; the database's own by default.
+        busy_timeout: seconds to wait for other transactions, and for PostgreSQL to answer.
 
     Raises:
         ConfigError: the URL is broken or not of a supported database.
+        MissingExtraError: PostgreSQL needs a driver that is not installed.
     """
 
     def __init__(
         self,
         url: str | Path,
         *,
-        clock: Callable[[], datetime] = _utc_now,
+        clock: Callable[[], datetime] | None = None,
         busy_timeout: float = 30.0,
     ) -> None:
-        self._database = Database(url, busy_timeout=busy_timeout)
-        self._clock = clock
-
-    def __repr__(self) -> str:
-        return f"Ledger({self._database.name!r})"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the database; the next call opens it again."""
-        self._database.close()
+        super().__init__(Database(url, busy_timeout=busy_timeout))
+        self._clock = clock or self._database.now
 
     def claim(
         self,
@@ -108,6 +108,8 @@ class Ledger:
         owner: str,
         lease_seconds: float = 60.0,
         new_run_id: Callable[[], str] = _new_id,
+        budgets: Sequence[Budget] = (),
+        concurrency: int | None = None,
     ) -> Claim:
         """Take an intent: get a submission to work on, or one that is done.
 
@@ -119,28 +121,55 @@ class Ledger:
             owner: who works on it; unique to this generation in flight.
             lease_seconds: how long others stay away unless the lease is renewed.
             new_run_id: mints the run and step id of a new submission; time-ordered by default.
+            budgets: what a submission that may be paid has to leave room in.
+            concurrency: how many open jobs the intent's account may have; None for any number.
 
         Raises:
             LeaseHeldError: another owner works on the same asset, partition and generation.
             HeldError: an earlier submit got no answer and a person has to decide.
+            BudgetExceededError: a budget has no room; nothing is reserved and nothing may be sent.
+            AccountBusyError: the account has as many open jobs as it may have.
             LedgerError: the database cannot be used.
         """
+        ids = Minted(new_run_id)
         now = self._clock()
-        claimant = Claimant(owner, now, now + timedelta(seconds=lease_seconds), new_run_id)
-        with self._database.write() as connection:
-            decision = decide(connection, intent, claimant)
-        if isinstance(decision, LedgerError):
-            raise decision
-        return decision
+        lease = timedelta(seconds=lease_seconds)
+        limits = Limits(budgets, concurrency)
+        claimant = Claimant(owner, now, now + lease, new_run_id)
+
+        def work(connection: Connection, _: bool) -> Claim | LedgerError:
+            who = replace(claimant, new_id=ids.again())
+            decision = decide(connection, intent, who, limits)
+            if isinstance(decision, LeaseHeldError) and end_absurd_lease(
+                connection, intent, now, lease
+            ):
+                return decide(connection, intent, who, limits)
+            return decision
+
+        return self._write(work)
 
     def mark_sending(self, id: str, owner: str) -> LedgerRow:
         """Record that the submit is about to leave; send only after this returned."""
         return self._advance(SEND, id, owner, {"sending_at": self._clock()})
 
     def submitted(
-        self, id: str, owner: str, job_id: str, *, estimated_seconds: float | None = None
+        self,
+        id: str,
+        owner: str,
+        job_id: str,
+        *,
+        estimated_seconds: float | None = None,
+        outputs_expire_at: datetime | None = None,
     ) -> LedgerRow:
-        """Record the vendor's job. A late answer also frees a submission that is already held."""
+        """Record the vendor's job. A late answer also frees a submission that is already held.
+
+        Args:
+            id: the submission.
+            owner: who claimed it.
+            job_id: what the vendor calls the job.
+            estimated_seconds: how long the vendor says it will take.
+            outputs_expire_at: when the vendor will delete the outputs, if that is known already.
+        """
         return self._advance(
             SUBMIT,
             id,
@@ -151,6 +180,7 @@ class Ledger:
                 "job_id": job_id,
                 "submitted_at": self._clock(),
                 "estimated_seconds": estimated_seconds,
+                **_known(outputs_expire_at=outputs_expire_at),
             },
         )
 
@@ -162,7 +192,11 @@ class Ledger:
         cost_usd: float | None,
         outputs_expire_at: datetime | None = None,
     ) -> LedgerRow:
-        """Record that the job is done and what it cost (USD, None when unknown)."""
+        """Record that the job is done and what it cost (USD, None when unknown).
+
+        `outputs_expire_at` is when the vendor will delete the outputs; None leaves what
+        `submitted` recorded.
+        """
         return self._advance(
             SUCCEED,
             id,
@@ -170,8 +204,7 @@ class Ledger:
             {
                 **_ANSWERED,
                 "state": SubmissionState.SUCCEEDED.value,
-                **_cost(cost_usd),
-                "outputs_expire_at": outputs_expire_at,
+                **_known(cost_usd=cost_usd, outputs_expire_at=outputs_expire_at),
             },
         )
 
@@ -198,7 +231,7 @@ class Ledger:
                 **_ANSWERED,
                 "state": SubmissionState.STORED.value,
                 "result": dict(result),
-                **_cost(cost_usd),
+                **_known(cost_usd=cost_usd),
                 "finished_at": self._clock(),
                 "lease_expires_at": None,
             },
@@ -231,14 +264,16 @@ class Ledger:
             sent: as `ProviderError.sent` of the failed call.
             cost_usd: what the vendor charges for the failure, None when unknown.
         """
-        with self._database.write() as connection:
-            row = fetch(connection, id)
+        now = self._clock()
+
+        def changes(_: Connection, row: LedgerRow) -> dict[str, Any] | LedgerError:
             state = state_after_failure(row, sent)
             if row.owner != owner or state is None:
-                raise refusal(row, owner, "failed")
-            changes = changes_after_failure(row, state, now=self._clock(), cost_usd=cost_usd)
-            changes |= {"error_code": code, "error_message": message[:MAX_ERROR_MESSAGE]}
-            return change(connection, row, changes)
+                return refusal(row, owner, "failed")
+            changes = changes_after_failure(row, state, now=now, cost_usd=cost_usd)
+            return changes | {"error_code": code, "error_message": error_text(message)}
+
+        return self._decide(id, changes)
 
     def renew(self, id: str, owner: str, lease_seconds: float = 60.0) -> LedgerRow:
         """Extend the lease to `lease_seconds` from now."""
@@ -257,101 +292,62 @@ class Ledger:
             id: the held submission.
             job_id: the job the vendor has for it, to be fetched by the next claim. None: there is
                 none, or paying again is accepted; the next claim submits.
-        """
-        changes: dict[str, Any] = {"owner": None, "answer_lost": False}
-        if job_id is None:
-            changes |= {"state": SubmissionState.FAILED.value, "finished_at": self._clock()}
-        else:
-            changes |= {
-                "state": SubmissionState.SUBMITTED.value,
-                "job_id": job_id,
-                "submitted_at": self._clock(),
-            }
-        with self._database.write() as connection:
-            row = fetch(connection, id)
-            if row.state is not SubmissionState.HELD:
-                raise LedgerError(f"submission {id} is {row.state}; only a held one is resolved")
-            return change(connection, row, changes)
-
-    def get(self, id: str) -> LedgerRow:
-        """Return one submission.
 
         Raises:
-            LedgerError: there is none of that id.
+            LedgerError: it is not held, or the job is another submission's.
         """
-        with self._database.read() as connection:
-            return fetch(connection, id)
+        resolved = resolved_changes(job_id, self._clock())
 
-    def find(
-        self,
-        *,
-        state: SubmissionState | None = None,
-        asset_key: str | None = None,
-        partition_key: str | None = None,
-        scope: str | None = None,
-        generation_key: str | None = None,
-        run_id: str | None = None,
-        job_id: str | None = None,
-        after_id: str | None = None,
-        limit: int | None = None,
-    ) -> list[LedgerRow]:
-        """Return the submissions that match every filter given, oldest first.
+        def changes(connection: Connection, row: LedgerRow) -> dict[str, Any] | LedgerError:
+            if row.state is not SubmissionState.HELD:
+                return LedgerError(f"submission {id} is {row.state}; only a held one is resolved")
+            if job_id is not None and (other := submission_of_job(connection, job_id, but=id)):
+                return LedgerError(
+                    f"submission {id} cannot have job {job_id}: that is submission {other}'s"
+                )
+            return resolved
+
+        return self._decide(id, changes)
+
+    def cancelled(self, id: str, reason: str, *, cost_usd: float | None = None) -> LedgerRow:
+        """Give up an open or held submission, whoever owns it; the next claim submits anew.
+
+        What it may have cost goes on counting as reserved unless the cost is known. A worker that
+        still has it is stopped by its next step.
 
         Args:
-            state: how far they are.
-            asset_key: of this asset.
-            partition_key: of this partition; `""` for none.
-            scope: created in this scope.
-            generation_key: asking for this generation.
-            run_id: with this run id.
-            job_id: with this vendor job.
-            after_id: younger than this submission; pages through a long list.
-            limit: at most so many.
+            id: the submission.
+            reason: why, kept as its error message.
+            cost_usd: what the vendor charges for it; None when unknown.
         """
-        wanted = {
-            "state": state,
-            "asset_key": asset_key,
-            "partition_key": partition_key,
-            "scope": scope,
-            "generation_key": generation_key,
-            "run_id": run_id,
-            "job_id": job_id,
-        }
-        query = select(submissions).order_by(submissions.c.id)
-        for name, value in wanted.items():
-            if value is not None:
-                query = query.where(submissions.c[name] == value)
-        if after_id is not None:
-            query = query.where(submissions.c.id > after_id)
-        if limit is not None:
-            query = query.limit(limit)
-        with self._database.read() as connection:
-            return [read_row(found) for found in connection.execute(query).mappings()]
+        cancelled = cancelled_changes(reason, cost_usd, self._clock())
 
-    def rows(self) -> Iterator[LedgerRow]:
-        """Iterate over every submission, oldest first, a page at a time."""
-        last: str | None = None
-        while page := self.find(after_id=last, limit=_PAGE):
-            yield from page
-            last = page[-1].id
+        def changes(_: Connection, row: LedgerRow) -> dict[str, Any] | LedgerError:
+            if row.state in UNSETTLED_STATES:
+                return cancelled
+            return LedgerError(f"submission {id} is {row.state}; there is nothing to cancel")
 
-    def past_attempts(self, id: str) -> list[PastAttempt]:
-        """Return the failed attempts before the current one, oldest first."""
-        query = (
-            select(past_attempts)
-            .where(past_attempts.c.submission_id == id)
-            .order_by(past_attempts.c.attempt)
-        )
-        with self._database.read() as connection:
-            return [PastAttempt(**found) for found in connection.execute(query).mappings()]
+        return self._decide(id, changes)
 
-    def _advance(
-        self, transition: Transition, id: str, owner: str, changes: Mapping[str, Any]
-    ) -> LedgerRow:
-        with self._database.write() as connection:
-            return advance(connection, transition, id, owner, changes)
+    def take(self, account: str, limit: RateLimit) -> float:
+        """Take the right to one submit; return the seconds to wait before it may leave.
+
+        Sleep and send without asking again; a right that is not used is lost.
+
+        Args:
+            account: fingerprint of the vendor's credentials.
+            limit: what the vendor allows.
+        """
+        now = self._clock()
+        return self._database.transact(lambda it, _: rates.take(it, account, limit, now))
+
+    def block(self, account: str, seconds: float) -> None:
+        """Let nobody of the account submit for so long, as its vendor asked (an hour at most)."""
+        now = self._clock()
+        until = now + timedelta(seconds=seconds)
+        self._database.transact(lambda it, _: rates.block(it, account, until, now))
 
 
-def _cost(cost_usd: float | None) -> dict[str, float]:
-    """Return the new cost; an unknown one leaves what is stored."""
-    return {} if cost_usd is None else {"cost_usd": cost_usd}
+def _known(**values: Any) -> dict[str, Any]:
+    """Return what is known; what is not leaves what is stored."""
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,11 +1,11 @@
 """Tables of the ledger database and the way from older versions to this one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     Connection,
@@ -18,6 +18,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    false,
     insert,
     inspect,
     select,
@@ -26,7 +27,8 @@ from sqlalchemy import (
 from sqlalchemy.types import TypeDecorator
 
 from genblaze_dagster.errors import LedgerError
-from genblaze_dagster.ledger.submission import UNSETTLED_STATES
+from genblaze_dagster.ledger.migrations import MIGRATIONS, Migration
+from genblaze_dagster.ledger.submission import UNSETTLED_STATES, SubmissionState
 
 MAX_ERROR_MESSAGE = 500
 
@@ -82,6 +84,11 @@ submissions = Table(
     Column("answer_lost", Boolean, nullable=False),
     Column("estimated_seconds", Float),
     Column("outputs_expire_at", UtcDateTime),
+    Column("tenant_id", String),
+    Column("account", String),
+    Column("estimated_cost_usd", Float),
+    Column("reserved_usd", Float),
+    Column("claimed_at", UtcDateTime),
 )
 
 Index(
@@ -100,6 +107,16 @@ Index(
     unique=True,
     sqlite_where=_is_unsettled,
     postgresql_where=_is_unsettled,
+)
+
+_may_run = submissions.c.state.in_(
+    [SubmissionState.INTENDED.value, SubmissionState.SUBMITTED.value]
+)
+Index(
+    "submissions_of_account",
+    submissions.c.account,
+    sqlite_where=_may_run,
+    postgresql_where=_may_run,
 )
 
 intents = Table(
@@ -125,12 +142,50 @@ past_attempts = Table(
     Column("cost_usd", Float),
     Column("error_code", String),
     Column("error_message", String(MAX_ERROR_MESSAGE)),
+    Column("estimated_cost_usd", Float),
+    Column("reserved_usd", Float),
+    Column("claimed_at", UtcDateTime),
+    Column("answer_lost", Boolean, nullable=False, server_default=false()),
 )
 
-Migration = Callable[[Connection], Any]
+# Attempts that are not yet added to `spend_totals`: what each counts as is read from its row.
+spend_entries = Table(
+    "spend_entries",
+    metadata,
+    Column("submission_id", String, ForeignKey(submissions.c.id), primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("run", String, nullable=False),
+    Column("asset_key", String, nullable=False),
+    Column("partition_key", String, nullable=False),
+    Column("tenant_id", String),
+    Column("provider", String, nullable=False),
+    Column("day", String(10), nullable=False),
+    sqlite_with_rowid=False,
+)
 
-MIGRATIONS: tuple[Migration, ...] = ()
-"""MIGRATIONS[n] brings a database of version n + 1 to n + 2; never edited once released."""
+# Money of ended attempts. Billionths of a dollar: sums of floats would drift.
+spend_totals = Table(
+    "spend_totals",
+    metadata,
+    Column("scope", String, primary_key=True),
+    Column("key", String, primary_key=True),
+    # Only the scope `partition` has one; its key is the asset.
+    Column("partition_key", String, primary_key=True),
+    Column("paid_nano", BigInteger, nullable=False),
+    Column("reserved_nano", BigInteger, nullable=False),
+    Column("unknown", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# Tokens below zero are submits that wait for their turn.
+rate_buckets = Table(
+    "rate_buckets",
+    metadata,
+    Column("account", String, primary_key=True),
+    Column("tokens", Float, nullable=False),
+    Column("refilled_at", UtcDateTime, nullable=False),
+    Column("blocked_until", UtcDateTime),
+)
 
 
 def prepare(connection: Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:

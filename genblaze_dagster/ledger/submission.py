@@ -1,10 +1,13 @@
 """What the ledger knows: intents, submissions, and the answer to a claim."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
+
+from genblaze_dagster.errors import ConfigError
 
 
 class SubmissionState(StrEnum):
@@ -54,6 +57,12 @@ class Intent:
     scope is another wish. `generation_key` identifies what is asked of which model.
     `deduplicates` says that the vendor bills a repeated submit with the same idempotency key once.
     `reuse` accepts any stored generation with an equal key, of any asset, partition or scope.
+    `tenant_id` and `account` (fingerprint of the vendor's credentials) say on whose behalf and
+    with whose limits it is sent; `estimated_cost_usd` what the provider expects, None when its
+    price is unknown.
+
+    Raises:
+        ConfigError: the estimate is no amount of money.
     """
 
     asset_key: str
@@ -64,6 +73,17 @@ class Intent:
     model: str
     reuse: bool = False
     deduplicates: bool = False
+    tenant_id: str | None = None
+    account: str | None = None
+    estimated_cost_usd: float | None = None
+
+    def __post_init__(self) -> None:
+        estimate = self.estimated_cost_usd
+        if estimate is not None and not 0 <= estimate < math.inf:
+            raise ConfigError(
+                f"estimated_cost_usd of {self.provider} {self.model} is {estimate}; give a number of "
+                "USD from 0 on, or None when the price is unknown"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +92,11 @@ class LedgerRow:
 
     `scope` is that of the intent which created the row; intents of other scopes may have taken it
     over. `answer_lost` means that an earlier submit of a deduplicating vendor got no answer, so
-    that a job may exist under this row's idempotency key. `attempt` counts from 1.
+    that a job may exist under this row's idempotency key; of a failed submission, that it may be
+    paid although nobody goes on waiting for it. `attempt` counts from 1.
+
+    `estimated_cost_usd` is what the provider expected before the claim; `reserved_usd` is what the
+    current attempt, claimed at `claimed_at`, counts as while its cost is unknown.
     """
 
     id: str
@@ -101,11 +125,19 @@ class LedgerRow:
     answer_lost: bool
     estimated_seconds: float | None
     outputs_expire_at: datetime | None
+    tenant_id: str | None
+    account: str | None
+    estimated_cost_usd: float | None
+    reserved_usd: float | None
+    claimed_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class PastAttempt:
-    """A failed attempt that was followed by another; its cost counts."""
+    """A failed attempt that was followed by another; its cost counts.
+
+    Without a cost, `reserved_usd` counts if the vendor had a job for it or its answer was lost.
+    """
 
     submission_id: str
     attempt: int
@@ -116,6 +148,10 @@ class PastAttempt:
     cost_usd: float | None
     error_code: str | None
     error_message: str | None
+    estimated_cost_usd: float | None
+    reserved_usd: float | None
+    claimed_at: datetime
+    answer_lost: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,6 +172,7 @@ class Announcer:
             progress_pct=event.progress,
             elapsed_sec=event.elapsed_seconds,
             message=self._words(event.step, event.message),
+            preview_url=event.preview_url,
             request_id=self._jobs.get(event.step),
             is_heartbeat=event.is_heartbeat,
         )
@@ -184,6 +185,7 @@ class Announcer:
             progress_pct=told.progress_pct,
             elapsed_sec=told.elapsed_sec,
             message=told.message,
+            preview_url=told.preview_url,
             is_heartbeat=told.is_heartbeat,
             data={"status": told.status},
         )

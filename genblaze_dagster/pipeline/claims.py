@@ -1,18 +1,20 @@
-"""The ledger seen from the event loop: one thread of its own, one lease kept alive."""
+"""The ledger seen from the event loop: calls that are awaited, leases that are kept alive."""
 
 import asyncio
 import logging
 import os
 import socket
 import uuid
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 from uuid_utils import compat as uuid_utils
 
-from genblaze_dagster.errors import LeaseHeldError, LedgerError
+from genblaze_dagster.errors import AccountBusyError, LeaseHeldError, LedgerError
+from genblaze_dagster.ledger.budgets import Budget
 from genblaze_dagster.ledger.ledger import Ledger
+from genblaze_dagster.ledger.minting import Minted
+from genblaze_dagster.ledger.operations import Operations
 from genblaze_dagster.ledger.submission import Claim, ClaimKind, Intent
 
 P = ParamSpec("P")
@@ -39,24 +41,34 @@ def submission_ids(run_id: str | None, step_id: str | None) -> Iterator[str]:
 
 
 class Claims:
-    """Claims and transitions of one worker.
+    """Claims and transitions of one worker; what is asked for at once is committed at once.
 
-    SQLite has one writer; a single thread keeps the writers of this process from queueing on the
-    file's lock, and the event loop free.
+    Leases are renewed every third of `lease_seconds` and reach a third further: when its renewal is
+    due a lease still has `lease_seconds` left, so a clock that is put forward by less ends none.
+
+    Args:
+        ledger: where they are kept.
+        lease_seconds: how long others stay away from a worker that gives no sign of life, and up
+            to a third more.
     """
 
     def __init__(self, ledger: Ledger, *, lease_seconds: float) -> None:
         self.ledger = ledger
-        self.lease_seconds = lease_seconds
+        self.renewal_seconds = lease_seconds / 3
+        self.lease_seconds = lease_seconds + self.renewal_seconds
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="genblaze-ledger")
+        self._operations = Operations(ledger)
 
     async def call(self, operation: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run a ledger operation on the ledger's thread; it is finished even when cancelled."""
-        loop = asyncio.get_running_loop()
-        return await asyncio.shield(
-            loop.run_in_executor(self._thread, lambda: operation(*args, **kwargs))
-        )
+        """Run a ledger operation off the event loop; it is finished even when cancelled.
+
+        Operations whose first argument is the same text, a submission's id, are run in the
+        order of their calls. An operation must do nothing but call the ledger: after a transaction
+        that failed it is run again.
+        """
+        key = args[0] if args and isinstance(args[0], str) else None
+        started = self._operations.start(lambda: operation(*args, **kwargs), key=key)
+        return await asyncio.shield(started)
 
     async def claim(
         self,
@@ -64,56 +76,73 @@ class Claims:
         *,
         patience_seconds: float,
         new_id: Callable[[], str] = new_run_id,
+        budgets: Sequence[Budget] = (),
+        concurrency: int | None = None,
     ) -> "Lease":
-        """Claim a generation, waiting for another live worker that is doing it.
+        """Claim a generation; waits for another live worker that is doing it, or a free account.
 
         A new submission takes its run id and its step id from `new_id`, in this order.
 
+        Args:
+            intent: what is wanted.
+            patience_seconds: how long to wait.
+            new_id: mints ids.
+            budgets: what a new submit has to leave room in.
+            concurrency: how many open jobs the intent's account may have.
+
         Raises:
             LeaseHeldError: it is still held after `patience_seconds`.
+            AccountBusyError: the account still has too many open jobs then.
             HeldError: the answer to an earlier submit was lost; a person must decide.
+            BudgetExceededError: a budget has no room.
         """
         # An owner per claim: two steps of one process that want the same must not both get it.
         owner = f"{self._worker}:{uuid.uuid4().hex[:12]}"
         clock = asyncio.get_running_loop().time
         deadline = clock() + patience_seconds
         wait = _FIRST_LOOK_SECONDS
+        ids = Minted(new_id)
+
+        def claim() -> Claim:
+            return self.ledger.claim(
+                intent,
+                owner=owner,
+                lease_seconds=self.lease_seconds,
+                new_run_id=ids.again(),
+                budgets=budgets,
+                concurrency=concurrency,
+            )
+
         while True:
             try:
-                return Lease(self, await self._claim_now(intent, owner, new_id), owner)
-            except LeaseHeldError as exc:
+                return Lease(self, await self._claim_now(claim, owner), owner)
+            except (LeaseHeldError, AccountBusyError) as exc:
                 wait = min(wait, max(exc.retry_after, _FIRST_LOOK_SECONDS))
                 if clock() + wait > deadline:
                     raise
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
 
-    async def _claim_now(self, intent: Intent, owner: str, new_id: Callable[[], str]) -> Claim:
-        loop = asyncio.get_running_loop()
-        claiming = loop.run_in_executor(
-            self._thread,
-            lambda: self.ledger.claim(
-                intent, owner=owner, lease_seconds=self.lease_seconds, new_run_id=new_id
-            ),
-        )
+    async def _claim_now(self, claim: Callable[[], Claim], owner: str) -> Claim:
+        claiming = self._operations.start(claim)
         try:
             return await asyncio.shield(claiming)
         except asyncio.CancelledError:
             # The claim is made all the same: nobody may have to wait for a lease without a holder.
             await asyncio.wait({claiming})
             if claiming.exception() is None:
-                claim = claiming.result()
-                if claim.kind in (ClaimKind.NEW, ClaimKind.RESUME):
-                    await self.call(self.ledger.release, claim.submission.id, owner)
+                made = claiming.result()
+                if made.kind in (ClaimKind.NEW, ClaimKind.RESUME):
+                    await self.call(self.ledger.release, made.submission.id, owner)
             raise
 
     def close(self) -> None:
-        """Finish what is queued and end the thread."""
-        self._thread.shutdown(wait=True)
+        """Finish what is queued and end the threads."""
+        self._operations.close()
 
 
 class Lease:
-    """A claimed row; inside `async with` its lease is renewed at a third of its length.
+    """A claimed row; inside `async with` its lease is renewed again and again.
 
     A lost lease is noticed by the next transition, which compares owner and state; renewing only
     keeps others away, so a failed renewal is logged and not raised.
@@ -139,7 +168,7 @@ class Lease:
 
     def _schedule(self) -> None:
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._claims.lease_seconds / 3, self._start_renewal)
+        self._timer = loop.call_later(self._claims.renewal_seconds, self._start_renewal)
 
     def _start_renewal(self) -> None:
         self._renewal = asyncio.ensure_future(self._renew())

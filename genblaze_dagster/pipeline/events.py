@@ -1,7 +1,7 @@
 """What the Runner tells while it works."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -25,12 +25,15 @@ class StepPhase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StepEvent:
-    """One moment. `progress` is 0 to 1, `elapsed_seconds` counts from the step's start.
+    """One moment of one step, as the Runner tells it to whoever runs it: a pipeline or Dagster.
+
+    `progress` is 0 to 1, `elapsed_seconds` counts from the step's start.
 
     `detail` is a short text without prompts, URLs or keys. `status` says of progress how far the
     job is: submitted, processing, resumed, retry_resumed, succeeded or failed. `phase` to `error`
     are set when one of the job's calls is tried again; `attempt` is then the number of the next
     try. `message` and `error` are the vendor's words: redacted, but they may repeat a prompt.
+    `preview_url` may grant access for a while, and is in no repr for that.
     """
 
     type: StepEventType
@@ -45,6 +48,7 @@ class StepEvent:
     detail: str | None = None
     status: str | None = None
     message: str | None = None
+    preview_url: str | None = field(default=None, repr=False)
     job_id: str | None = None
     is_heartbeat: bool = False
     phase: StepPhase | None = None

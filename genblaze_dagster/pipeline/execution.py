@@ -7,12 +7,14 @@ from typing import Any
 
 from genblaze_dagster.core.manifest import check_json
 from genblaze_dagster.errors import ConfigError, UnknownProviderError
+from genblaze_dagster.ledger.budgets import Budget
 from genblaze_dagster.ledger.ledger import Ledger
 from genblaze_dagster.pipeline.announcing import Listeners, StepCompleteEvent, StreamListener
 from genblaze_dagster.pipeline.claims import new_run_id
 from genblaze_dagster.pipeline.declaration import Pipeline
 from genblaze_dagster.pipeline.events import EventHandler
 from genblaze_dagster.pipeline.generation import provider_of
+from genblaze_dagster.pipeline.lost_answers import OnAmbiguous
 from genblaze_dagster.pipeline.progress_display import ProgressDisplay, wants_progress
 from genblaze_dagster.pipeline.refinement import Refinement
 from genblaze_dagster.pipeline.result import PipelineResult, RunFailedError
@@ -46,6 +48,8 @@ async def execute(
     retry: RetryPolicy | None = None,
     on_event: EventHandler | None = None,
     input_roots: Sequence[Path] | None = None,
+    budgets: Sequence[Budget] = (),
+    on_ambiguous: OnAmbiguous | str = OnAmbiguous.HOLD,
     raise_on_failure: bool = True,
     **options: Any,
 ) -> PipelineResult:
@@ -65,6 +69,12 @@ async def execute(
         on_event: called with every `StepEvent`; unlike a callback of the guides it may raise.
         input_roots: folders whose files may be external inputs, besides the temporary one; those
             of GENBLAZE_INPUT_ROOTS when left out.
+        budgets: limits on what is paid, checked before anything is sent; a step that finds no room
+            fails with `BudgetExceededError`, is not retried, and gives way to a cheaper fallback.
+            Those of scope `run` hold for all runs of one `scope`; each run of a batch has its own
+            unless `scope` is given.
+        on_ambiguous: `hold` leaves a submit whose answer is lost to a person. WARNING: `resubmit`
+            sends it again, and pays twice whenever the first one had arrived.
         raise_on_failure: raise when a step failed; False returns the result with its errors.
         **options: those of `run_options`.
 
@@ -82,6 +92,8 @@ async def execute(
         retry=retry,
         on_event=on_event,
         input_roots=input_roots,
+        budgets=budgets,
+        on_ambiguous=on_ambiguous,
     )
     with ExitStack() as drawing:
         chosen = run_options(pipeline, drawing=drawing, **options)

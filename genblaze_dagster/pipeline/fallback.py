@@ -4,6 +4,9 @@ Every model is a generation of its own, with its own key and its own submission 
 next one is asked only when the one before has ended and can deliver nothing any more. A submission
 that is open, whoever left it behind, is finished before any other model is asked; and within one
 run or backfill a model that has failed is not asked again while a later one may have delivered.
+
+A model that a budget leaves no room for is followed by the next as well, which is a claim of its
+own: it is asked only if its own price fits.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from genblaze_dagster.core.enums import ProviderErrorCode
-from genblaze_dagster.errors import ModelError, ProviderError
+from genblaze_dagster.errors import BudgetExceededError, ModelError, ProviderError
 from genblaze_dagster.ledger.submission import (
     UNSETTLED_STATES,
     ClaimKind,
@@ -21,11 +24,9 @@ from genblaze_dagster.ledger.submission import (
 )
 from genblaze_dagster.pipeline.claims import Claims
 from genblaze_dagster.pipeline.declaration import FALLBACK_ATTEMPTS, StepSpec
+from genblaze_dagster.pipeline.error_codes import CANCELLED, OVER_BUDGET
 from genblaze_dagster.pipeline.generation import Generation
 from genblaze_dagster.pipeline.outcome import StepOutcome
-
-CANCELLED = "cancelled"
-"""Code of a submission that its own run gave up: it says nothing about the model."""
 
 _CAUSE_CHARS = 80
 
@@ -70,7 +71,7 @@ class _Candidate:
     request: Generation | ProviderError
     rows: Sequence[LedgerRow]
     scope: str
-    failure: ProviderError | None = None
+    failure: ProviderError | BudgetExceededError | None = None
 
     @property
     def is_open(self) -> bool:
@@ -78,8 +79,10 @@ class _Candidate:
 
     @property
     def code(self) -> str:
-        """The genblaze error code it failed with, in this run if it did there."""
+        """The error code it failed with, in this run if it did there."""
         error = self.failure or self.request
+        if isinstance(error, BudgetExceededError):
+            return OVER_BUDGET
         if isinstance(error, ProviderError):
             return error.code.value
         failed = [row for row in self.rows if row.state is SubmissionState.FAILED]
@@ -133,21 +136,30 @@ class Fallback:
         Raises:
             ProviderError: the declared model failed with something else than a model error, or one
                 that may still deliver failed for now; `ModelError` when none delivers.
+            BudgetExceededError: there is room for none of those that may be asked.
         """
         self._candidates = [await self._look_up(model) for model in models_of(self._spec)]
         start = await self._start()
         for position in range(start):
             self._tell(position)
         errors: list[ProviderError] = []
+        refusals: list[BudgetExceededError] = []
         for position in range(start, len(self._candidates)):
             try:
                 return await self._work.attempt(self._generation(position))
+            except BudgetExceededError as exc:
+                self._candidates[position].failure = exc
+                refusals.append(exc)
+                self._tell(position)
             except ProviderError as exc:
                 self._candidates[position].failure = exc
                 if self._work.left_open or not self._gives_way(position):
                     raise
                 errors.append(exc)
                 self._tell(position)
+        if refusals:
+            # More room would help, whatever the other models said.
+            raise refusals[0]
         raise self._none_delivers(errors)
 
     async def _look_up(self, model: StepSpec) -> _Candidate:
@@ -181,7 +193,12 @@ class Fallback:
 
     def _gives_way(self, position: int) -> bool:
         """Whether a model that failed is followed by the next: the declared one by a model error."""
-        return position > 0 or self._candidates[0].code == ProviderErrorCode.MODEL_ERROR
+        first = self._candidates[0]
+        return (
+            position > 0
+            or isinstance(first.failure, BudgetExceededError)
+            or first.code == ProviderErrorCode.MODEL_ERROR
+        )
 
     async def _pass_over(self, position: int) -> None:
         """Note in the ledger that this run goes on with an open submission of a later model.

@@ -17,7 +17,8 @@ from genblaze_dagster.net.loop import run_sync
 from genblaze_dagster.net.redact import find_secret
 from genblaze_dagster.pipeline.environment import default_store_url
 from genblaze_dagster.pipeline.execution import Indexer, Sink
-from genblaze_dagster.pipeline.intake import Ingestible, Intake, Kept, named_roots
+from genblaze_dagster.pipeline.inputs import named_roots
+from genblaze_dagster.pipeline.intake import Ingestible, Intake, Kept
 from genblaze_dagster.pipeline.outcome import Origin, StepOutcome
 from genblaze_dagster.pipeline.result import PipelineResult
 from genblaze_dagster.storage.fetch import AssetFetcher, Fetch

@@ -5,7 +5,7 @@ import hashlib
 import os
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,12 +14,12 @@ from genblaze_dagster.core.manifest import Manifest
 from genblaze_dagster.core.models import Asset, is_valid_sha256
 from genblaze_dagster.core.reference import MediaRef
 from genblaze_dagster.errors import ConfigError, IntegrityError, NotFoundError, UnsafeUrlError
-from genblaze_dagster.media.sniff import extension_for, sniff_media_type
+from genblaze_dagster.media.sniff import extension_for
 from genblaze_dagster.net.redact import strip_url
 from genblaze_dagster.pipeline.declaration import StepSpec
 from genblaze_dagster.pipeline.external import ExternalInput, StepOutput, recorded_url
 from genblaze_dagster.pipeline.lineage import Upstream, input_media, stored_input
-from genblaze_dagster.pipeline.outputs import UNKNOWN_MEDIA_TYPE
+from genblaze_dagster.pipeline.media_facts import sniffed
 from genblaze_dagster.providers.protocol import InputMedia
 from genblaze_dagster.storage.fetch import AssetFetcher, Fetch, OpenAsset
 from genblaze_dagster.storage.keys import KeyStrategy, Placement, url_extension
@@ -27,7 +27,6 @@ from genblaze_dagster.storage.store import MediaStore
 from genblaze_dagster.storage.transfer import MediaSource
 
 ROOTS_VARIABLE = "GENBLAZE_INPUT_ROOTS"
-_SNIFF_BYTES = 4096
 _ANY_KEY = "refs"
 
 
@@ -74,7 +73,7 @@ class Inputs:
     ) -> None:
         self._store = store
         self._upstream = upstream
-        self._fetcher = AssetFetcher(_named_roots() if roots is None else roots, fetch)
+        self._fetcher = AssetFetcher(named_roots() if roots is None else roots, fetch)
         self._elsewhere: dict[str, tuple[MediaStore, Upstream]] = {}
         self._held: dict[str, _Held] = {}
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -202,10 +201,8 @@ class Inputs:
 
     async def _keep_unknown(self, opened: OpenAsset, asset: Asset | None, url: str) -> _Held:
         """Keep bytes nobody declared a hash for: what arrives is what is recorded."""
-        head, source = await _peek(opened.source)
-        declared = asset.media_type if asset is not None else None
-        arrived = (opened.content_type or "").partition(";")[0].strip()
-        media_type = declared or sniff_media_type(head) or arrived or UNKNOWN_MEDIA_TYPE
+        proven, source = await sniffed(opened.source, said=opened.content_type)
+        media_type = asset.media_type if asset is not None else proven
         return await self._keep(source, media_type, url_extension(url, media_type))
 
     async def _keep(
@@ -246,7 +243,8 @@ def _with_references(spec: StepSpec, refs: Sequence[MediaRef]) -> list[ExternalI
     return sources
 
 
-def _named_roots() -> tuple[Path, ...]:
+def named_roots() -> tuple[Path, ...]:
+    """Return the folders that GENBLAZE_INPUT_ROOTS lists as PATH does."""
     named = os.environ.get(ROOTS_VARIABLE, "")
     return tuple(Path(root) for root in named.split(os.pathsep) if root)
 
@@ -266,24 +264,3 @@ def _content_id(sha256: str) -> str:
 def _placement(sha256: str | None) -> Placement:
     # A record's own id comes from a stranger and may be no part of a key.
     return Placement(run_id=None, asset_id=_content_id(sha256) if sha256 else str(uuid.uuid4()))
-
-
-async def _peek(source: MediaSource) -> tuple[bytes, MediaSource]:
-    """Return the first bytes of a source, and the whole of it."""
-    if isinstance(source, bytes):
-        return source[:_SNIFF_BYTES], source
-    if isinstance(source, Path):
-        return await asyncio.to_thread(_head, source), source
-    head = await anext(source, b"")
-    return head, _chained(head, source)
-
-
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(_SNIFF_BYTES)
-
-
-async def _chained(head: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield head
-    async for chunk in rest:
-        yield chunk

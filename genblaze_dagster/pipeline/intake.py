@@ -1,9 +1,8 @@
 """Take media from elsewhere into a store: bytes under their hash, and a record of each."""
 
 import asyncio
-import os
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,26 +12,17 @@ from pydantic import ValidationError
 
 from genblaze_dagster.core.models import Asset, Run, is_valid_sha256
 from genblaze_dagster.errors import ConfigError, GenblazeError, SchemaError, SinkError
-from genblaze_dagster.media.probe import probe
-from genblaze_dagster.media.sniff import (
-    extension_for,
-    media_type_for_extension,
-    sniff_media_type,
-)
+from genblaze_dagster.media.sniff import extension_for, media_type_for_extension
 from genblaze_dagster.net.local_path import check_local_path
 from genblaze_dagster.pipeline.field_errors import field_errors
-from genblaze_dagster.pipeline.inputs import ROOTS_VARIABLE
-from genblaze_dagster.pipeline.outputs import UNKNOWN_MEDIA_TYPE
+from genblaze_dagster.pipeline.media_facts import proven_facts, sniffed
 from genblaze_dagster.storage.fetch import AssetFetcher, OpenAsset
 from genblaze_dagster.storage.keys import Placement, url_extension
 from genblaze_dagster.storage.store import MediaStore, StoredMedia
-from genblaze_dagster.storage.transfer import MediaSource
 
 Ingestible = Asset | str | Path | bytes
 """A record with a URL, an https:// or file:// URL, a local file, or the bytes themselves."""
 
-_PROBE_LIMIT_BYTES = 64 * 1024 * 1024
-_SNIFF_BYTES = 64
 _SHOWN_ERRORS = 3
 
 
@@ -79,8 +69,8 @@ class Intake:
         record = item if isinstance(item, Asset) else None
         sha256 = record.sha256 if record and is_valid_sha256(record.sha256) else None
         async with self._open(item) as (opened, address):
-            head, media = await _peek(opened.source)
-            media_type = _media_type(record, head, opened, address)
+            proven, media = await sniffed(opened.source, said=opened.content_type)
+            media_type = record.media_type if record else proven
             stored = await self.store.put_media(
                 media,
                 media_type=media_type,
@@ -95,7 +85,7 @@ class Intake:
         if stored.size_bytes == 0:
             raise ConfigError("it is empty; there is nothing to ingest")
         local = media if isinstance(media, bytes | Path) else None
-        facts = await self._facts(stored, local, media_type)
+        facts = await proven_facts(self.store, stored, local)
         return Kept(_record(record, stored, media_type, facts), stored.key)
 
     @asynccontextmanager
@@ -118,53 +108,10 @@ class Intake:
         async with self.fetcher.open(url, files) as opened:
             yield opened, url
 
-    async def _facts(
-        self, stored: StoredMedia, local: bytes | Path | None, media_type: str
-    ) -> Mapping[str, Any]:
-        source = local or stored.data
-        if source is None:
-            whole = not media_type.startswith("image/") and stored.size_bytes <= _PROBE_LIMIT_BYTES
-            source = await self.store.get(stored.key) if whole else stored.head
-        return await asyncio.to_thread(probe, source, media_type)
-
-
-def named_roots() -> tuple[Path, ...]:
-    """Return the folders that GENBLAZE_INPUT_ROOTS lists as PATH does."""
-    named = os.environ.get(ROOTS_VARIABLE, "")
-    return tuple(Path(root) for root in named.split(os.pathsep) if root)
-
 
 def _own_file(path: Path) -> Path:
     whole = path.absolute()
     return check_local_path(whole, [Path(whole.anchor)])
-
-
-async def _peek(source: MediaSource) -> tuple[bytes, MediaSource]:
-    """Return the first bytes of a source, and the whole of it."""
-    if isinstance(source, bytes):
-        return source[:_SNIFF_BYTES], source
-    if isinstance(source, Path):
-        return await asyncio.to_thread(_head, source), source
-    first = await anext(source, b"")
-    return first[:_SNIFF_BYTES], _joined(first, source)
-
-
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(_SNIFF_BYTES)
-
-
-async def _joined(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    async for chunk in rest:
-        yield chunk
-
-
-def _media_type(record: Asset | None, head: bytes, opened: OpenAsset, address: str) -> str:
-    if record is not None:
-        return record.media_type
-    arrived = (opened.content_type or "").partition(";")[0].strip()
-    return sniff_media_type(head) or arrived or UNKNOWN_MEDIA_TYPE
 
 
 def _extension(address: str, media_type: str) -> str | None:

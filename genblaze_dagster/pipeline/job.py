@@ -19,6 +19,7 @@ from genblaze_dagster.errors import (
 from genblaze_dagster.net.redact import redact
 from genblaze_dagster.pipeline.events import StepEventType, StepPhase
 from genblaze_dagster.pipeline.generation import Generation
+from genblaze_dagster.pipeline.rates import Account
 from genblaze_dagster.providers.invocation import poll_interval
 from genblaze_dagster.providers.protocol import JobState, Result, Submission
 from genblaze_dagster.providers.retry import RetryPolicy, is_ambiguous, may_resubmit
@@ -28,8 +29,9 @@ T = TypeVar("T")
 _CANCEL_GRACE_SECONDS = 10.0
 _CANCEL_DEADLINE_SECONDS = 5.0
 _QUOTED_CHARS = 200
-_LONG_SLEEP_SECONDS = 15.0
 _HEARTBEAT_SECONDS = 10.0
+# A sleep that is hardly longer than one heartbeat is not worth one.
+_LONG_SLEEP_HEARTBEATS = 1.5
 
 
 class JobRecord(Protocol):
@@ -53,20 +55,29 @@ class Job:
     the current one. `interrupted` is True
     when a cancellation arrived while a one-call answer was coming in: the result is paid for, so
     it is returned to be stored, and the caller re-raises after that.
+
+    `is_late` is True when the step's time was over.
+
+    With an `account` every submit waits for its turn. That is not the vendor's time: the step's
+    timeout does not run meanwhile.
     """
 
     generation: Generation
     policy: RetryPolicy
     record: JobRecord
     notify: Callable[..., None]
+    account: Account | None = None
     job_id: str | None = None
     attempts: int = 0
     interrupted: bool = False
     answer_lost: bool = False
     on_the_wire: bool = False
     ended: bool = False
+    is_late: bool = False
+    heartbeat_seconds: float = _HEARTBEAT_SECONDS
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     started: float = field(default_factory=time.monotonic)
+    _limit: asyncio.Timeout | None = None
 
     async def run(self) -> Result:
         """Submit unless there is a job, wait for it and return its result.
@@ -78,20 +89,43 @@ class Job:
         request = self.generation.request
         self.started = time.monotonic()
         try:
-            async with asyncio.timeout(request.timeout) as limit:
+            async with asyncio.timeout(request.timeout) as self._limit:
                 result = await self._run()
-            if limit.expired():
+            if self._limit.expired():
                 # The answer came after the bell, while it was waited for: late, but paid for.
                 self.interrupted = False
             return result
         except TimeoutError as exc:
+            self.is_late = True
             self._tell("failed")
             raise ProviderTimeoutError(
                 f"{self.generation.provider.name} did not finish within {request.timeout:g} s; "
                 "a submitted job is resumed by the next attempt",
-                # Without a job id nobody knows whether the vendor took the request.
-                sent=True if self.job_id else None,
+                # Without a job id nobody knows whether the vendor took what was on the wire.
+                sent=True if self.job_id else None if self.on_the_wire else False,
             ) from exc
+
+    async def fetch_again(self) -> Result:
+        """Ask once more for the outputs of a job that is over, within the step's timeout.
+
+        Raises:
+            ProviderError: they cannot be had.
+        """
+        provider, timeout = self.generation.provider, self.generation.request.timeout
+        if self.job_id is None:
+            raise OutputError(f"{provider.name} has given no job to fetch from")
+        self.started = time.monotonic()
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._fetch(self.job_id)
+        except TimeoutError as exc:
+            raise ProviderTimeoutError(
+                f"{provider.name} did not give its outputs again within {timeout:g} s"
+            ) from exc
+
+    async def _fetch(self, job_id: str) -> Result:
+        provider, request = self.generation.provider, self.generation.request
+        return await self._retrying(StepPhase.FETCH, lambda: provider.fetch_output(job_id, request))
 
     async def _run(self) -> Result:
         try:
@@ -120,11 +154,11 @@ class Job:
                 f"{self.generation.provider.name} returned neither a job id nor a result"
             )
         await self._wait(job_id, estimated)
-        provider, request = self.generation.provider, self.generation.request
-        return await self._retrying(StepPhase.FETCH, lambda: provider.fetch_output(job_id, request))
+        return await self._fetch(job_id)
 
     async def _submit(self) -> Submission:
         provider, request = self.generation.provider, self.generation.request
+        await self._turn()
         await self.record.sending()
         self._tell("submitted")
         while True:
@@ -137,10 +171,12 @@ class Job:
                 # One lost answer stays lost, whatever later attempts are told.
                 self.answer_lost = self.answer_lost or is_ambiguous(exc)
                 self.on_the_wire = self.answer_lost
+                await self._slow_down(self.attempts, exc)
                 again = may_resubmit(exc, deduplicates=provider.deduplicates)
                 if not again or not self._tries_again(self.attempts, exc):
                     raise
                 await self._pause(StepPhase.SUBMIT, self.attempts, exc)
+                await self._turn()
         if submission.job_id is not None and submission.result is None:
             self.job_id = submission.job_id
             await asyncio.shield(
@@ -150,6 +186,31 @@ class Job:
                 raise asyncio.CancelledError
             self._tell("processing")
         return submission
+
+    async def _turn(self) -> None:
+        """Wait until the account may submit again."""
+        wait = 0.0 if self.account is None else await self.account.take()
+        if wait <= 0.0:
+            return
+        limit = self._limit
+        ends_at = None if limit is None else limit.when()
+        if limit is not None:
+            limit.reschedule(None)
+        begun = time.monotonic()
+        while wait > 0.0:
+            said = f"rate limited: sent in {wait:.0f} s"
+            self._tell("processing", detail="rate limited", message=said, is_heartbeat=True)
+            await self.sleep(min(wait, self.heartbeat_seconds))
+            wait -= self.heartbeat_seconds
+        waited = time.monotonic() - begun
+        self.started += waited
+        if limit is not None and ends_at is not None:
+            limit.reschedule(ends_at + waited)
+
+    async def _slow_down(self, attempt: int, error: GenblazeError) -> None:
+        """Let the other processes wait too when the vendor asks for it."""
+        if self.account is not None and isinstance(error, ProviderError):
+            await self.account.slow_down(error, self.policy.delay(attempt, error))
 
     async def _guarded(self, call: Awaitable[T]) -> T:
         """Turn what an adapter should not raise into a typed error that keeps the ledger right."""
@@ -175,18 +236,22 @@ class Job:
         # A submit on the wire is never dropped half-way: its answer is what we paid for.
         task = asyncio.ensure_future(call)
         try:
-            return await asyncio.shield(task)
+            while not task.done():
+                # It may take minutes: somebody watching is told that it is still waited for.
+                await asyncio.wait({task}, timeout=self.heartbeat_seconds)
+                if not task.done():
+                    self._tell("processing", is_heartbeat=True)
+            return task.result()
         except asyncio.CancelledError:
             if task.cancelled():
                 raise
             await asyncio.wait({task}, timeout=_CANCEL_GRACE_SECONDS)
-            if not task.done():
-                task.cancel()
-                raise
-            if task.exception() is not None:
+            if not task.done() or task.exception() is not None:
                 raise
             self.interrupted = True
             return task.result()
+        finally:
+            task.cancel()
 
     async def _wait(self, job_id: str, estimated: float | None) -> None:
         provider, request = self.generation.provider, self.generation.request
@@ -208,6 +273,7 @@ class Job:
             self._tell(
                 "processing",
                 progress=status.progress,
+                preview_url=status.preview_url,
                 detail=status.state.value,
                 message=message,
             )
@@ -216,10 +282,10 @@ class Job:
 
     async def _nap(self, seconds: float) -> None:
         """Sleep; in a long sleep somebody watching is told that the job is still waited for."""
-        if seconds >= _LONG_SLEEP_SECONDS:
-            while seconds > _HEARTBEAT_SECONDS:
-                await self.sleep(_HEARTBEAT_SECONDS)
-                seconds -= _HEARTBEAT_SECONDS
+        if seconds >= _LONG_SLEEP_HEARTBEATS * self.heartbeat_seconds:
+            while seconds > self.heartbeat_seconds:
+                await self.sleep(self.heartbeat_seconds)
+                seconds -= self.heartbeat_seconds
                 self._tell("processing", is_heartbeat=True)
         await self.sleep(seconds)
 
@@ -230,6 +296,7 @@ class Job:
             try:
                 return await self._guarded(call())
             except ProviderError as exc:
+                await self._slow_down(attempt, exc)
                 if not self._tries_again(attempt, exc):
                     raise
                 await self._pause(phase, attempt, exc)

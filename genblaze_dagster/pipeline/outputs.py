@@ -1,8 +1,7 @@
 """Store what a provider returned: bytes under their hash, facts into the asset record."""
 
-import asyncio
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,21 +10,14 @@ from typing import Any
 from genblaze_dagster.core.models import Asset
 from genblaze_dagster.core.reference import MediaObject
 from genblaze_dagster.errors import OutputError
-from genblaze_dagster.media.probe import probe
-from genblaze_dagster.media.sniff import extension_for, sniff_media_type
+from genblaze_dagster.media.sniff import extension_for
 from genblaze_dagster.net.download import stream_download
+from genblaze_dagster.pipeline.media_facts import UNKNOWN_MEDIA_TYPE, proven_facts, sniffed
 from genblaze_dagster.providers.protocol import Output
 from genblaze_dagster.storage.keys import Placement
 from genblaze_dagster.storage.rendition import Renditions
 from genblaze_dagster.storage.store import MediaStore, StoredMedia
 from genblaze_dagster.storage.transfer import MediaSource
-
-UNKNOWN_MEDIA_TYPE = "application/octet-stream"
-
-# Facts that need the whole file are read back from the store up to this size; above it the
-# provider's own word has to do.
-_PROBE_LIMIT_BYTES = 64 * 1024 * 1024
-_SNIFF_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,28 +61,20 @@ class OutputStorage:
             stored = await self._keep_local(output, placement)
         if stored.size_bytes == 0:
             raise OutputError(f"output {index} is empty; nothing usable was generated")
-        facts = await self._facts(output, stored)
-        return _records(asset_id, stored, facts)
+        proven = await proven_facts(self.store, stored, _local(output))
+        return _records(asset_id, stored, {**proven, **output.facts})
 
     async def _keep_local(self, output: Output, placement: Placement) -> StoredMedia:
         source = _local(output)
         if source is None:
             raise OutputError("the provider returned an output without data, path or url")
-        head = await asyncio.to_thread(_head, source)
-        media_type = output.media_type or sniff_media_type(head) or UNKNOWN_MEDIA_TYPE
+        media_type = output.media_type or (await sniffed(source))[0]
         return await self._put(source, source, media_type, placement)
 
     async def _keep_url(self, output: Output, url: str, placement: Placement) -> StoredMedia:
         async with stream_download(url, headers=output.headers) as download:
-            chunks = download.aiter()
-            head = await anext(chunks, b"")
-            media_type = (
-                output.media_type
-                or sniff_media_type(head)
-                or (download.content_type or "").partition(";")[0].strip()
-                or UNKNOWN_MEDIA_TYPE
-            )
-            return await self._put(_with_head(head, chunks), None, media_type, placement)
+            proven, source = await sniffed(download.aiter(), said=download.content_type)
+            return await self._put(source, None, output.media_type or proven, placement)
 
     async def _put(
         self,
@@ -108,15 +92,6 @@ class OutputStorage:
         )
         self.renditions.remember(placement.asset_id, stored, local)
         return stored
-
-    async def _facts(self, output: Output, stored: StoredMedia) -> Mapping[str, Any]:
-        media_type = stored.media_type or UNKNOWN_MEDIA_TYPE
-        source = _local(output) or stored.data
-        if source is None:
-            whole = not media_type.startswith("image/") and stored.size_bytes <= _PROBE_LIMIT_BYTES
-            source = await self.store.get(stored.key) if whole else stored.head
-        probed = await asyncio.to_thread(probe, source, media_type)
-        return {**probed, **output.facts}
 
 
 def _records(
@@ -149,16 +124,3 @@ def _records(
 
 def _local(output: Output) -> bytes | Path | None:
     return output.data if output.data is not None else output.path
-
-
-def _head(source: bytes | Path) -> bytes:
-    if isinstance(source, bytes):
-        return source[:_SNIFF_BYTES]
-    with source.open("rb") as file:
-        return file.read(_SNIFF_BYTES)
-
-
-async def _with_head(head: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield head
-    async for chunk in rest:
-        yield chunk

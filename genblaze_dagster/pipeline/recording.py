@@ -1,9 +1,11 @@
 """Write what a step did: its manifest, and the reference others find it by."""
 
+import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, Self
 
 from uuid_utils import compat as uuid_utils
 
@@ -25,6 +27,8 @@ from genblaze_dagster.storage.store import MediaStore
 STEP_NAME: Final = "step_name"
 """Key in `provider_payload` under which a step's record says what its pipeline calls it."""
 
+_FRESH_SECONDS = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Recording:
@@ -44,7 +48,9 @@ class Recording:
     completed_at: datetime
     retries: int
 
-    async def write(self, store: MediaStore, renditions: Renditions) -> tuple[MediaRef, Manifest]:
+    async def write(
+        self, store: MediaStore, renditions: Renditions, previous: "Previous"
+    ) -> tuple[MediaRef, Manifest]:
         """Write manifest, then reference; after a crash the same call gives the same objects.
 
         The renditions are made in between, of what the manifest proves; if one cannot be made, the
@@ -54,9 +60,9 @@ class Recording:
             StorageError: nothing after the failed object was written.
         """
         run = self._run()
-        previous = await read_ref(store, self.target.asset_key, self.target.partition_key)
-        if previous is not None and previous.run_id != run.run_id:
-            run.parent_run_id = previous.run_id
+        replaced = await previous.ref()
+        if replaced is not None and replaced.run_id != run.run_id:
+            run.parent_run_id = replaced.run_id
         manifest = Manifest.from_run(run)
         try:
             manifest_key = await write_manifest(store, manifest)
@@ -144,3 +150,40 @@ class Recording:
             created_at=self.completed_at.isoformat(),
             media=media,
         )
+
+
+class Previous:
+    """The reference that a step is about to replace, read while its bytes go up.
+
+    Use as an async context manager around the upload.
+    """
+
+    def __init__(self, store: MediaStore, target: Target) -> None:
+        self._store = store
+        self._target = target
+        self._read_at = time.monotonic()
+        self._reading = asyncio.ensure_future(self._read())
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._reading.cancel()
+        await asyncio.gather(self._reading, return_exceptions=True)
+
+    async def ref(self) -> MediaRef | None:
+        """Return it, None when there is none.
+
+        Raises:
+            StorageError: it cannot be read.
+            SchemaError: it is not a reference this release reads.
+        """
+        # After a long upload another run may have been faster, or the store be back.
+        if time.monotonic() - self._read_at < _FRESH_SECONDS:
+            await asyncio.wait({self._reading})
+            if self._reading.exception() is None:
+                return self._reading.result()
+        return await self._read()
+
+    async def _read(self) -> MediaRef | None:
+        return await read_ref(self._store, self._target.asset_key, self._target.partition_key)

@@ -18,7 +18,7 @@ OnOutcome = Callable[[StepSpec, StepOutcome], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """Options of one run; `execution.execute` says what they mean.
+    """Options of one run, as `execution.run_options` makes them and says what they mean.
 
     `run_id` is that of the whole run. `partition_key` tells the runs of a batch apart.
 

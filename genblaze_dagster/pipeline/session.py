@@ -11,12 +11,14 @@ from genblaze_dagster.core.enums import RunStatus
 from genblaze_dagster.core.manifest import Manifest
 from genblaze_dagster.core.models import Run
 from genblaze_dagster.errors import ConfigError, PipelineTimeoutError
+from genblaze_dagster.ledger.budgets import Budget
 from genblaze_dagster.ledger.ledger import Ledger
 from genblaze_dagster.pipeline.announcing import Announcer
 from genblaze_dagster.pipeline.declaration import Pipeline
 from genblaze_dagster.pipeline.environment import default_ledger_url, default_store_url
 from genblaze_dagster.pipeline.events import EventHandler
 from genblaze_dagster.pipeline.graph import Graph
+from genblaze_dagster.pipeline.lost_answers import OnAmbiguous
 from genblaze_dagster.pipeline.moderation import ModerationHook
 from genblaze_dagster.pipeline.outcome import Origin
 from genblaze_dagster.pipeline.result import PipelineResult
@@ -78,6 +80,8 @@ class Places:
     retry: RetryPolicy | None = None
     on_event: EventHandler | None = None
     input_roots: Sequence[Path] | None = None
+    budgets: Sequence[Budget] = ()
+    on_ambiguous: OnAmbiguous | str = OnAmbiguous.HOLD
 
     def destination(self) -> MediaStore:
         """Return the store.
@@ -120,6 +124,8 @@ async def session(
                 input_roots=places.input_roots,
                 moderation=moderation,
                 cache=cache,
+                budgets=places.budgets,
+                on_ambiguous=places.on_ambiguous,
             )
         )
         runs = Session(runner, places)

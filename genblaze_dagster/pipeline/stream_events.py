@@ -48,7 +48,9 @@ def _nothing() -> Mapping[str, object]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamEvent:
-    """One moment; which fields are set depends on `type`, as `required_fields` and the schemas say.
+    """One moment of a whole run in genblaze's wire form, for who watches it.
+
+    Which fields are set depends on `type`, as `required_fields` and the schemas say.
 
     Times are seconds: `elapsed_sec` from the start of the step, `delay_sec` until the next attempt,
     `expected_duration_sec` as the caller guessed. `progress_pct` is 0 to 1. `step_index` and

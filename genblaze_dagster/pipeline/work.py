@@ -2,69 +2,37 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
-from genblaze_dagster.core.enums import ProviderErrorCode
 from genblaze_dagster.core.manifest import Manifest
-from genblaze_dagster.core.models import Asset
-from genblaze_dagster.core.policy import EmbedPolicy
-from genblaze_dagster.core.reference import MediaObject, MediaRef
-from genblaze_dagster.errors import (
-    GenblazeError,
-    HeldError,
-    ProviderError,
-    StorageError,
-)
+from genblaze_dagster.core.reference import MediaRef
+from genblaze_dagster.errors import GenblazeError, HeldError, ProviderError, StorageError
 from genblaze_dagster.ledger.submission import ClaimKind, Intent, LedgerRow
-from genblaze_dagster.net.redact import redact
 from genblaze_dagster.pipeline.cached_steps import CachedSteps
-from genblaze_dagster.pipeline.claims import Claims, Lease, submission_ids
+from genblaze_dagster.pipeline.claims import Lease, submission_ids
 from genblaze_dagster.pipeline.declaration import StepSpec
 from genblaze_dagster.pipeline.events import EventHandler, StepEvent, StepEventType
-from genblaze_dagster.pipeline.fallback import CANCELLED, Fallback
+from genblaze_dagster.pipeline.fallback import Fallback
+from genblaze_dagster.pipeline.finishing import Finishing, GivenUp, finished, settled
 from genblaze_dagster.pipeline.generation import Generation, provider_of, render
-from genblaze_dagster.pipeline.inputs import Inputs
+from genblaze_dagster.pipeline.intents import idempotency_key, intent_of
 from genblaze_dagster.pipeline.job import Job
-from genblaze_dagster.pipeline.lineage import Upstream, steps_before
+from genblaze_dagster.pipeline.lost_answers import Verdict
 from genblaze_dagster.pipeline.moderating import let_request_pass
-from genblaze_dagster.pipeline.moderation import ModerationHook
 from genblaze_dagster.pipeline.outcome import Origin, StepOutcome, Target
-from genblaze_dagster.pipeline.outputs import OutputStorage
-from genblaze_dagster.pipeline.recording import Recording
-from genblaze_dagster.pipeline.step_cache import StepCache
+from genblaze_dagster.pipeline.rates import Account
+from genblaze_dagster.pipeline.settling import Settlement
+from genblaze_dagster.pipeline.spool import drop_spooled, is_spooled, spooled_result
+from genblaze_dagster.pipeline.tools import Tools
 from genblaze_dagster.providers.adapter import AdaptedProvider
 from genblaze_dagster.providers.protocol import Provider, Result
-from genblaze_dagster.providers.retry import RetryPolicy, is_ambiguous
+from genblaze_dagster.providers.retry import RetryPolicy
 from genblaze_dagster.storage.refs import read_ref, write_ref
-from genblaze_dagster.storage.rendition import Renditions
-from genblaze_dagster.storage.store import MediaStore
 
-T = TypeVar("T")
-
-_STORE_ATTEMPTS = 5
-_FINISH_GRACE_SECONDS = 30.0
-_CAUSE_CHARS = 120
 _NOTHING_TO_DO = (ClaimKind.FINISHED, ClaimKind.REUSED)
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What all steps of one Runner share."""
-
-    store: MediaStore
-    claims: Claims
-    upstream: Upstream
-    inputs: Inputs
-    retry: RetryPolicy | None
-    on_event: EventHandler | None
-    clock: Callable[[], datetime]
-    embed: EmbedPolicy | None
-    moderation: ModerationHook | None
-    cache: StepCache | None
 
 
 class Work:
@@ -91,6 +59,7 @@ class Work:
         self._handlers = [h for h in (tools.on_event, on_event) if h is not None]
         self._ids = submission_ids(target.run_id, target.step_id)
         self.left_open = False
+        self._is_late = False
 
     def notify(self, kind: StepEventType, **details: Any) -> None:
         """Tell about one moment of this step."""
@@ -135,6 +104,10 @@ class Work:
         self._model = failed.model
         self.notify(StepEventType.RETRIED, detail=f"fallback: {code}, next is {instead.model!r}")
 
+    def intent(self, generation: Generation) -> Intent:
+        """Return what a generation wants of the ledger."""
+        return intent_of(generation, self._target)
+
     async def attempt(self, generation: Generation) -> StepOutcome:
         """Ask one model, or take what it has given before."""
         self.left_open = False
@@ -153,8 +126,43 @@ class Work:
         return outcome
 
     async def _ask(self, generation: Generation) -> StepOutcome:
+        """Ask, and ask again as often as a lost answer turns out to allow it."""
+        policy = self._policy(generation.provider)
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return await self._ask_once(generation)
+            except HeldError as exc:
+                self.left_open = True
+                if tries > policy.max_attempts:
+                    raise
+                verdict = await self._tools.lost_answers.decide(
+                    exc.submission_id, generation, self.notify
+                )
+                if verdict is Verdict.HELD:
+                    raise
+                await self._after_lost_answer(exc.__cause__, verdict, policy, tries)
+
+    async def _after_lost_answer(
+        self, cause: BaseException | None, verdict: Verdict, policy: RetryPolicy, tries: int
+    ) -> None:
+        """Return when there may be another try; the row in the ledger allows it."""
+        if not isinstance(cause, ProviderError):
+            # It was lost by an attempt before this one.
+            return
+        if self._is_late:
+            raise cause
+        if verdict in (Verdict.STORED, Verdict.FOUND, Verdict.DECIDED):
+            return
+        self.left_open = verdict is Verdict.PAID_AGAIN
+        if not policy.retries(cause):
+            raise cause
+        await asyncio.sleep(policy.delay(tries, cause))
+
+    async def _ask_once(self, generation: Generation) -> StepOutcome:
         intent = self.intent(generation)
-        lease = await self._claim(intent)
+        lease = await self._claim(intent, generation.provider)
         if lease.kind in _NOTHING_TO_DO:
             taken = await self._take(lease.row, lease.kind)
             if taken is not None:
@@ -162,7 +170,7 @@ class Work:
             # The ledger says stored, the store says no: somebody deleted the media. That is a new
             # intent, not a retry of the old one.
             lost = replace(intent, reuse=False, scope=f"{intent.scope}#{lease.row.run_id}")
-            lease = await self._claim(lost)
+            lease = await self._claim(lost, generation.provider)
             if lease.kind in _NOTHING_TO_DO:
                 taken = await self._take(lease.row, lease.kind)
                 if taken is not None:
@@ -171,24 +179,16 @@ class Work:
                     f"media of {self._target.asset_key} is deleted as fast as it is generated; "
                     "check the store's lifecycle rules"
                 )
-        return await self._generate(generation, lease, self._manifests)
+        return await self._generate(generation, lease)
 
-    async def _claim(self, intent: Intent) -> Lease:
+    async def _claim(self, intent: Intent, provider: Provider) -> Lease:
+        account = Account.of(provider, self._tools.claims)
         return await self._tools.claims.claim(
-            intent, patience_seconds=self._spec.timeout, new_id=partial(next, self._ids)
-        )
-
-    def intent(self, generation: Generation) -> Intent:
-        """Return what a generation wants of the ledger."""
-        return Intent(
-            asset_key=self._target.asset_key,
-            partition_key=self._target.partition_key,
-            scope=self._target.scope,
-            generation_key=generation.key,
-            provider=generation.provider.name,
-            model=generation.spec.model,
-            deduplicates=generation.provider.deduplicates,
-            reuse=self._target.reuse,
+            intent,
+            patience_seconds=self._spec.timeout,
+            new_id=partial(next, self._ids),
+            budgets=self._tools.budgets,
+            concurrency=None if account is None else account.limit.concurrency,
         )
 
     async def _take(self, row: LedgerRow, kind: ClaimKind) -> StepOutcome | None:
@@ -212,37 +212,44 @@ class Work:
         origin = Origin.FINISHED if kind is ClaimKind.FINISHED else Origin.REUSED
         return StepOutcome(ref, manifest, origin, time.monotonic() - self._started, 0)
 
-    async def _generate(
-        self,
-        generation: Generation,
-        lease: Lease,
-        manifests: Sequence[Manifest],
-    ) -> StepOutcome:
+    async def _generate(self, generation: Generation, lease: Lease) -> StepOutcome:
         started_at = self._tools.clock()
-        row = lease.row
         async with lease:
-            key = await self._idempotency_key(lease)
-            job = Job(
-                generation=replace(
-                    generation, request=replace(generation.request, idempotency_key=key)
-                ),
-                policy=self._policy(generation.provider),
-                record=lease,
-                notify=self.notify,
-                job_id=row.job_id,
+            job = await self._job(generation, lease)
+            place = lease.row.job_id if is_spooled(lease.row.job_id) else None
+            end = Settlement(
+                ledger=self._ledger,
+                target=self._target,
+                job=job,
+                lease=lease,
+                spool=self._tools.spool if place is None else None,
+                clock=self._tools.clock,
             )
             try:
-                result = await self._answer(job, lease)
-                ref, manifest = await self._despite_cancellation(
-                    self._finish(result, job, lease, manifests, started_at), job, lease
+                if place is None:
+                    result = await self._answer(job, end)
+                else:
+                    result = await self._spooled(place, end)
+                finishing = Finishing(
+                    tools=self._tools,
+                    target=self._target,
+                    job=job,
+                    lease=lease,
+                    manifests=self._manifests,
+                    started_at=started_at,
+                    result=result,
                 )
-            except GenblazeError as exc:
-                await self._settle(exc, job, lease)
+                ref, manifest = await self._finish(finishing, end)
+            except GenblazeError:
+                if place is not None and not self.left_open:
+                    await drop_spooled(place, lease.row.id)
                 raise
             except Exception:
                 # A bug of ours: nobody may have to wait for the lease of a step that is not running.
-                await lease.apply(self._ledger.release)
+                await settled(end.give_back())
                 raise
+        if place is not None:
+            await drop_spooled(place, lease.row.id)
         self._tools.upstream.remember(ref, manifest)
         if job.interrupted:
             raise asyncio.CancelledError
@@ -250,149 +257,63 @@ class Work:
         elapsed = time.monotonic() - self._started
         return StepOutcome(ref, manifest, origin, elapsed, max(job.attempts, 1))
 
+    async def _job(self, generation: Generation, lease: Lease) -> Job:
+        try:
+            key = await idempotency_key(self._tools.claims, lease.row)
+        except asyncio.CancelledError:
+            await asyncio.shield(lease.apply(self._ledger.release))
+            raise
+        return Job(
+            generation=replace(
+                generation, request=replace(generation.request, idempotency_key=key)
+            ),
+            policy=self._policy(generation.provider),
+            record=lease,
+            notify=self.notify,
+            account=Account.of(generation.provider, self._tools.claims),
+            job_id=None if is_spooled(lease.row.job_id) else lease.row.job_id,
+        )
+
     def _policy(self, provider: Provider) -> RetryPolicy:
         own = provider.provider.retry_policy if isinstance(provider, AdaptedProvider) else None
         return self._spec.retry or self._tools.retry or own or RetryPolicy()
 
-    async def _answer(self, job: Job, lease: Lease) -> Result:
+    async def _answer(self, job: Job, end: Settlement) -> Result:
         try:
             return await job.run()
         except asyncio.CancelledError:
-            await asyncio.shield(self._abandon(job, lease))
+            await settled(end.cancelled())
+            raise
+        except GenblazeError as exc:
+            self._is_late = job.is_late
+            self.left_open = await settled(end.unanswered(exc))
             raise
 
-    async def _despite_cancellation(
-        self, finish: Coroutine[Any, Any, T], job: Job, lease: Lease
-    ) -> T:
-        """Finish what is paid for although the run is cancelled, within a time limit."""
-        task = asyncio.ensure_future(finish)
+    async def _spooled(self, place: str, end: Settlement) -> Result:
         try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            job.interrupted = True
-            await asyncio.wait({task}, timeout=_FINISH_GRACE_SECONDS)
-            if task.done():
-                return task.result()
-            task.cancel()
-            await asyncio.wait({task})
-            await asyncio.shield(lease.apply(self._ledger.release))
-            raise
-
-    async def _finish(
-        self,
-        result: Result,
-        job: Job,
-        lease: Lease,
-        manifests: Sequence[Manifest],
-        started_at: datetime,
-    ) -> tuple[MediaRef, Manifest]:
-        """Bytes, manifest, reference, ledger: in this order, so that each implies the ones before."""
-        async with Renditions(
-            self._store, self._tools.embed, given_up=lambda: job.interrupted
-        ) as renditions:
-            kept = await self._keep(lease.row, result, started_at, renditions)
-            recording = Recording(
-                generation=job.generation,
-                target=self._target,
-                row=lease.row,
-                job_id=job.job_id,
-                result=result,
-                kept=kept,
-                upstream=steps_before(manifests),
-                started_at=started_at,
-                completed_at=self._tools.clock(),
-                retries=max(job.attempts - 1, 0),
-            )
-            ref, manifest = await recording.write(self._store, renditions)
-        await lease.apply(self._ledger.stored, result=ref.to_dict(), cost_usd=result.cost_usd)
-        for media in ref.media:
-            if media.not_embedded is not None:
-                detail = f"no embedded rendition of {media.key}: {media.not_embedded}"
-                self.notify(StepEventType.PROGRESS, detail=detail)
-        return ref, manifest
-
-    async def _idempotency_key(self, lease: Lease) -> str:
-        """Return the key of this submit: the same after a lost answer, new after a real failure.
-
-        A vendor that replays what it answered to a key would replay the failure for ever.
-        """
-        row = lease.row
-        if row.attempt == 1:
-            return row.run_id
-        try:
-            failed = await self._tools.claims.call(self._ledger.past_attempts, row.id)
-        except asyncio.CancelledError:
-            await asyncio.shield(lease.apply(self._ledger.release))
-            raise
-        return f"{row.run_id}-{len(failed)}" if failed else row.run_id
-
-    async def _keep(
-        self, row: LedgerRow, result: Result, started_at: datetime, renditions: Renditions
-    ) -> list[tuple[Asset, MediaObject]]:
-        outputs = OutputStorage(
-            self._store, row.run_id, self._target.tenant_id, started_at, renditions
-        )
-        policy = self._tools.retry or RetryPolicy()
-        attempt = 0
-        while True:
-            attempt += 1
-            try:
-                return await outputs.keep(result.outputs)
-            except GenblazeError as exc:
-                # The media is paid for: a store or a download that may recover gets its chance.
-                if not exc.transient or attempt >= _STORE_ATTEMPTS:
-                    raise
-                self.notify(
-                    StepEventType.RETRIED,
-                    attempt=attempt + 1,
-                    detail=f"store: {type(exc).__name__}",
-                )
-                await asyncio.sleep(policy.delay(attempt, exc))
-
-    async def _settle(self, error: GenblazeError, job: Job, lease: Lease) -> None:
-        """Leave the ledger row so that the next attempt can neither lose nor pay twice.
-
-        Raises:
-            HeldError: the submit's answer is lost and the provider cannot deduplicate.
-        """
-        code = getattr(error, "code", ProviderErrorCode.UNKNOWN)
-        message = redact(str(error))
-        if job.job_id is not None:
-            if job.is_over(error):
-                await lease.apply(self._ledger.failed, code=code, message=message, sent=True)
-            else:
-                self.left_open = True
-                await lease.apply(self._ledger.release)
-            return
-        if not isinstance(error, ProviderError):
-            # A one-call answer could not be stored: the vendor has been paid, so the row stays
-            # open and is held, unless the vendor hands the same result out again.
+            return await spooled_result(place, end.lease.row.id)
+        except (GenblazeError, asyncio.CancelledError):
             self.left_open = True
-            await lease.apply(self._ledger.release)
-            return
-        answer_lost = job.answer_lost or is_ambiguous(error)
-        self.left_open = answer_lost or lease.row.answer_lost
-        lost = answer_lost and not job.generation.provider.deduplicates
-        sent = None if answer_lost else bool(error.sent)
-        await lease.apply(self._ledger.failed, code=code, message=message, sent=sent)
-        if lost:
-            partition = self._target.partition_key or "unpartitioned"
-            raise HeldError(
-                f"{self._target.asset_key} [{partition}]: the answer of {lease.row.provider} was "
-                f"lost ({message[:_CAUSE_CHARS]}); it may be paid, so submission {lease.row.id} is "
-                "held and not sent again. Look it up at the vendor and resolve it in the ledger",
-                submission_id=lease.row.id,
-            ) from error
+            await settled(end.give_back())
+            raise
 
-    async def _abandon(self, job: Job, lease: Lease) -> None:
-        """Stop a paid job upstream when this run is cancelled, and give the lease back."""
-        nothing_sent = job.job_id is None and not job.on_the_wire
-        if nothing_sent or await job.cancel_upstream():
-            await lease.apply(
-                self._ledger.failed,
-                code=CANCELLED,
-                message="cancelled with its run",
-                sent=not nothing_sent,
-            )
-        else:
-            await lease.apply(self._ledger.release)
+    async def _finish(self, finishing: Finishing, end: Settlement) -> tuple[MediaRef, Manifest]:
+        job = end.job
+
+        def hurry() -> None:
+            job.interrupted = True
+
+        try:
+            return await finished(finishing.run(), hurry=hurry)
+        except GivenUp:
+            await settled(end.broken_off(finishing.result))
+            raise asyncio.CancelledError from None
+        except GenblazeError as exc:
+            self.left_open = await settled(end.unstored(exc, finishing.result))
+            if job.interrupted:
+                raise asyncio.CancelledError from exc
+            raise
+        except Exception:
+            # A bug of ours must not cost what is paid for.
+            await settled(end.broken_off(finishing.result))
+            raise

@@ -31,6 +31,7 @@ from genblaze_dagster.providers.protocol import (
     JobState,
     JobStatus,
     Provider,
+    RateLimit,
     Result,
     Submission,
 )
@@ -44,6 +45,7 @@ _METHODS = {"submit", "poll", "fetch_output"}
 _JSON_ID = "json:"
 _OBJECT_ID = "object:"
 _KEPT_OBJECTS = 4096
+_LONGEST_URL = 8192
 _log = logging.getLogger(__name__)
 
 
@@ -83,6 +85,11 @@ class AdaptedProvider:
         self.name = provider.name
         self.version: str = getattr(provider, "version", "1")
         self.deduplicates: bool = getattr(provider, "deduplicates", False)
+        account = getattr(provider, "account", None)
+        if isinstance(account, str):
+            # Only then is it a `HasAccount`.
+            self.account = account
+            self.rate_limit: RateLimit | None = getattr(provider, "rate_limit", None)
         shared = getattr(provider, "calls", None) if max_concurrency is None else None
         own = shared if isinstance(shared, Calls) else None
         self._calls = own or Calls(provider, max_concurrency=max_concurrency)
@@ -158,6 +165,7 @@ class AdaptedProvider:
             JobState.RUNNING,
             progress=_share(known.get("progress_pct")),
             message=_text(known.get("message")),
+            preview_url=_address(known.get("preview_url")),
             poll_after=self._pause(job_id),
         )
 
@@ -181,9 +189,14 @@ class AdaptedProvider:
         return None
 
     async def _result(self, made: Step, request: GenerationRequest) -> Result:
+        asked = self._step(request)
+        read = getattr(self.provider, "read_output", None)
+        if read is None or getattr(read, "__func__", None) is BaseProvider.read_output:
+            # To look at addresses takes less than handing them to a thread.
+            return result_of(made, asked, self.provider)
         # Outputs in hand may be read from a disk. Not one of the provider's own calls, which may be
         # refused when too many hang: this one is paid for.
-        return await asyncio.to_thread(result_of, made, self._step(request), self.provider)
+        return await asyncio.to_thread(result_of, made, asked, self.provider)
 
     def _step(self, request: GenerationRequest, urls: Mapping[str, str] | None = None) -> Step:
         if urls is None:
@@ -306,6 +319,13 @@ def _share(percent: object) -> float | None:
     if not isinstance(percent, int | float) or isinstance(percent, bool) or not percent >= 0:
         return None
     return min(percent if percent <= 1 else percent / 100, 1.0)
+
+
+def _address(url: object) -> str | None:
+    """Return what a browser can show; whoever watches opens it."""
+    if not isinstance(url, str) or len(url) > _LONGEST_URL:
+        return None
+    return url if url.lower().startswith(("https://", "http://")) else None
 
 
 def _text(message: object) -> str | None:

@@ -1,7 +1,7 @@
 """What travels between a guide-style provider and who calls it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
 from genblaze_dagster.core.enums import Modality
@@ -53,7 +53,8 @@ class ProgressEvent:
     """One moment of one call, for `on_progress`.
 
     `status` is submitted, processing, resumed, retry_resumed, succeeded or failed; `progress_pct` is
-    as the provider says it; `elapsed_sec` counts from the start of the step.
+    as the provider says it; `elapsed_sec` counts from the start of the step. `preview_url` may grant
+    access for a while, and is in no repr for that.
     """
 
     step_id: str
@@ -63,7 +64,7 @@ class ProgressEvent:
     progress_pct: float | None
     elapsed_sec: float
     message: str | None = None
-    preview_url: str | None = None
+    preview_url: str | None = field(default=None, repr=False)
     request_id: str | None = None
     is_heartbeat: bool = False
 

@@ -25,7 +25,7 @@ from genblaze_dagster.media.embedding import embed_payload, plan
 from genblaze_dagster.media.sniff import canonical_media_type, sniff_media_type
 from genblaze_dagster.media.source import Source
 from genblaze_dagster.storage.media import Media, StoredFile
-from genblaze_dagster.storage.staging import PIECE_BYTES
+from genblaze_dagster.storage.staging import PIECE_BYTES, outlast
 from genblaze_dagster.storage.store import MediaStore, StoredMedia
 from genblaze_dagster.storage.twin import Twin
 
@@ -94,10 +94,10 @@ class Renditions:
 
     async def drop(self) -> None:
         """Let go of everything at hand."""
-        while self._at_hand:
-            _, output = self._at_hand.popitem()
-            if output.twin is not None:
-                await output.twin.drop()
+        twins = [output.twin for output in self._at_hand.values() if output.twin is not None]
+        self._at_hand.clear()
+        if twins:
+            await outlast(asyncio.gather(*(twin.drop() for twin in twins)))
 
     async def made(
         self, media: Sequence[MediaObject], manifest: Manifest, *, largest_read: int | None = None
@@ -125,11 +125,8 @@ class Renditions:
             while not making.done() and not self._given_up():
                 await asyncio.wait({making}, timeout=_GLANCE_SECONDS)
         finally:
-            if not making.done():
-                making.cancel()
-                await asyncio.wait({making})
-            if output.twin is not None:
-                await output.twin.drop()
+            making.cancel()
+            await outlast(asyncio.ensure_future(_let_go(making, output.twin)))
         if making.cancelled():
             return replace(media, not_embedded=_ENDED)
         error = making.exception()
@@ -215,6 +212,12 @@ async def completed(store: MediaStore, ref: MediaRef, policy: EmbedPolicy | None
     else:
         media = await renditions.made(ref.media, manifest, largest_read=_READ_BACK_BYTES)
     return replace(ref, media=media)
+
+
+async def _let_go(making: asyncio.Future[Rendition], twin: Twin | None) -> None:
+    await asyncio.wait({making})
+    if twin is not None:
+        await twin.drop()
 
 
 def _hash(path: Path) -> str:

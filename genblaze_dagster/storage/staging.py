@@ -7,7 +7,7 @@ import logging
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from genblaze_dagster.errors import ConflictError, IntegrityError, StorageError
 from genblaze_dagster.storage.keys import KeyStrategy, Layout, Placement
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from obstore import Attributes
 
     from genblaze_dagster.storage.store import MediaStore
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -104,13 +106,7 @@ async def upload(intake: "Intake", to: Destination, key: str, part_bytes: int) -
         to.store.client.put_parts(key, intake, attributes=to.attributes, part_bytes=part_bytes)
     )
     try:
-        await asyncio.shield(sending)
-    except asyncio.CancelledError:
-        intake.stop()
-        await asyncio.wait({sending}, timeout=_ABORT_SECONDS)
-        if sending.done() and not sending.cancelled():
-            sending.exception()
-        raise
+        await outlast(sending, hurry=intake.stop)
     finally:
         await intake.close()
 
@@ -186,7 +182,7 @@ async def is_stored(to: Destination, key: str, sha256: str, size: int) -> bool:
 
 async def discard(store: "MediaStore", staged: str) -> None:
     """Delete a staged object, whatever else happens; a failure is logged."""
-    await asyncio.shield(asyncio.ensure_future(_delete(store, staged)))
+    await outlast(asyncio.ensure_future(_delete(store, staged)))
 
 
 async def _delete(store: "MediaStore", staged: str) -> None:
@@ -194,6 +190,35 @@ async def _delete(store: "MediaStore", staged: str) -> None:
         await store.delete(staged)
     except StorageError as exc:
         logger.warning("%s; a staged object may remain", exc)
+
+
+async def outlast(task: asyncio.Future[T], *, hurry: Callable[[], object] = lambda: None) -> T:
+    """Return the result of a task that must end in order, however often its caller is cancelled.
+
+    The cancellation goes on when the task is over. 30 s after it the task is given up.
+
+    Args:
+        task: what is waited for.
+        hurry: called at the first cancellation.
+    """
+    clock = asyncio.get_running_loop().time
+    ends_at: float | None = None
+    while not task.done():
+        left = None if ends_at is None else ends_at - clock()
+        if left is not None and left <= 0:
+            task.cancel()
+            break
+        try:
+            await asyncio.wait({task}, timeout=left)
+        except asyncio.CancelledError:
+            if ends_at is None:
+                ends_at = clock() + _ABORT_SECONDS
+                hurry()
+    if ends_at is None:
+        return task.result()
+    if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+        logger.debug("failed while its caller was cancelled: %s", error)
+    raise asyncio.CancelledError
 
 
 async def hashed(
@@ -251,7 +276,7 @@ class Intake:
         """Give up the piece that is being read ahead, so that its source can be closed."""
         if self._next is not None:
             self._next.cancel()
-            await asyncio.gather(self._next, return_exceptions=True)
+            await outlast(asyncio.gather(self._next, return_exceptions=True))
 
     async def _pull(self) -> bytes:
         coming = self._next or self._read_ahead()

@@ -96,9 +96,11 @@ class Twin:
     async def drop(self) -> None:
         """Give the copy up; nothing of it remains. Fine at any time, and more than once."""
         self._over = True
-        if self._upload is None:
-            return
-        upload, self._upload = self._upload, None
+        if self._upload is not None:
+            upload, self._upload = self._upload, None
+            await staging.outlast(asyncio.ensure_future(self._discard(upload)))
+
+    async def _discard(self, upload: asyncio.Task[None]) -> None:
         upload.cancel()
         await asyncio.wait({upload})
         if not upload.cancelled() and (error := upload.exception()) is not None:

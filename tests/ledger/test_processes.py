@@ -1,4 +1,4 @@
-"""Several processes on one ledger file, and processes that die."""
+"""Several processes on one ledger, and processes that die."""
 
 import subprocess
 import sys
@@ -9,25 +9,23 @@ from pathlib import Path
 import pytest
 
 from genblaze_dagster.errors import HeldError, LeaseHeldError
-from genblaze_dagster.ledger.ledger import ClaimKind, Intent, Ledger
+from genblaze_dagster.ledger.ledger import ClaimKind, Intent
 
 WORKER = Path(__file__).parent / "worker.py"
 INTENT = Intent("media/image", "fox", "run-1", "g" * 64, "vendor", "model-1")
 
 
-def command(path: Path, *arguments: str) -> list[str]:
-    return [sys.executable, str(WORKER), str(path), *arguments]
+def command(url: str, *arguments: str) -> list[str]:
+    return [sys.executable, str(WORKER), url, *arguments]
 
 
-def test_sixteen_processes_make_one_submission(tmp_path):
-    """A new file and one partition: exactly one process may submit, and all meet one row."""
-    path = tmp_path / "ledger.db"
+def test_sixteen_processes_make_one_submission(ledger_url, open_ledger):
+    """A new database and one partition: exactly one process may submit, and all meet one row."""
     ended = subprocess.run(
-        command(path, "race", "16"), stdout=subprocess.PIPE, text=True, check=True, timeout=60
+        command(ledger_url, "race", "16"), stdout=subprocess.PIPE, text=True, check=True, timeout=60
     )
     assert Counter(ended.stdout.splitlines()) == {"new": 1, "held by another": 15}
-    with Ledger(path) as ledger:
-        assert len(list(ledger.rows())) == 1
+    assert len(list(open_ledger().rows())) == 1
 
 
 @pytest.mark.parametrize(
@@ -40,22 +38,24 @@ def test_sixteen_processes_make_one_submission(tmp_path):
         ("stored", ClaimKind.FINISHED),
     ],
 )
-def test_a_killed_process_is_taken_over_when_its_lease_ends(tmp_path, state, expected):
+def test_a_killed_process_is_taken_over_when_its_lease_ends(
+    ledger_url, open_ledger, state, expected
+):
     """SIGKILL after each step: others wait for the lease, then go on without paying again."""
-    path = tmp_path / "ledger.db"
-    started = subprocess.Popen(command(path, "reach", state), stdout=subprocess.PIPE, text=True)
+    started = subprocess.Popen(
+        command(ledger_url, "reach", state), stdout=subprocess.PIPE, text=True
+    )
     with started as worker:
         id = worker.stdout.readline().strip()
         worker.kill()
-    with Ledger(path) as now:
-        if expected is not ClaimKind.FINISHED:
-            with pytest.raises(LeaseHeldError):
-                now.claim(INTENT, owner="b")
-    with Ledger(path, clock=lambda: datetime.now(UTC) + timedelta(seconds=61)) as later:
-        if expected is None:
-            with pytest.raises(HeldError):
-                later.claim(INTENT, owner="b")
-            return
-        claim = later.claim(INTENT, owner="b")
-        assert (claim.kind, claim.submission.id) == (expected, id)
-        assert claim.submission.job_id == ("job-1" if expected is not ClaimKind.NEW else None)
+    if expected is not ClaimKind.FINISHED:
+        with pytest.raises(LeaseHeldError):
+            open_ledger().claim(INTENT, owner="b")
+    later = open_ledger(clock=lambda: datetime.now(UTC) + timedelta(seconds=61))
+    if expected is None:
+        with pytest.raises(HeldError):
+            later.claim(INTENT, owner="b")
+        return
+    claim = later.claim(INTENT, owner="b")
+    assert (claim.kind, claim.submission.id) == (expected, id)
+    assert claim.submission.job_id == ("job-1" if expected is not ClaimKind.NEW else None)

@@ -1,7 +1,7 @@
 """A process of its own that works on the ledger; started by the tests as a script.
 
-worker.py FILE race COUNT     forks COUNT processes that claim at once; each prints what it got
-worker.py FILE reach STATE    brings its submission to STATE, prints its id, waits to be killed
+worker.py URL race COUNT      forks COUNT processes that claim at once; each prints what it got
+worker.py URL reach STATE     brings its submission to STATE, prints its id, waits to be killed
 """
 
 import os
@@ -15,26 +15,29 @@ INTENT = Intent("media/image", "fox", "run-1", "g" * 64, "vendor", "model-1")
 STATES = ("claimed", "sending", "submitted", "succeeded", "stored")
 
 
-def race(path: str, count: str) -> None:
+def race(url: str, count: str) -> None:
     waiting, starting = os.pipe()
-    children = [os.fork() or claim_when_started(path, waiting, starting) for _ in range(int(count))]
+    ledger = Ledger(url)  # Opens nothing, but imports what the children need.
+    children = [
+        os.fork() or claim_when_started(ledger, waiting, starting) for _ in range(int(count))
+    ]
     os.close(starting)
     sys.exit(max(os.waitpid(child, 0)[1] for child in children))
 
 
-def claim_when_started(path: str, waiting: int, starting: int) -> int:
+def claim_when_started(ledger: Ledger, waiting: int, starting: int) -> int:
     os.close(starting)
     os.read(waiting, 1)  # Ends when the parent closes the other end: all start together.
     try:
-        got = Ledger(path).claim(INTENT, owner=f"pid {os.getpid()}").kind.value
+        got = ledger.claim(INTENT, owner=f"pid {os.getpid()}").kind.value
     except LeaseHeldError:
         got = "held by another"
     os.write(1, f"{got}\n".encode())
     os._exit(0)
 
 
-def reach(path: str, state: str) -> None:
-    ledger = Ledger(path)
+def reach(url: str, state: str) -> None:
+    ledger = Ledger(url)
     row = ledger.claim(INTENT, owner="victim").submission
     steps = (
         lambda: ledger.mark_sending(row.id, "victim"),

@@ -189,6 +189,27 @@ def test_a_streamed_batch_reads_and_keeps_only_what_runs(store: MediaStore, ledg
     assert len(kept) <= 1
 
 
+def test_memory_does_not_grow_with_the_runs(store: MediaStore, ledger: Ledger) -> None:
+    """Once the bounded cache of manifests is full, a run that has ended leaves no object behind."""
+    warm, more = 600, 300
+    pipeline = Pipeline("p").step(CountingProvider(), model="m", prompt="?")
+
+    async def body() -> list[int]:
+        seen: list[int] = []
+        options = {"store": store, "ledger": ledger, "max_concurrency": 4}
+        ended = 0
+        async for _ in pipeline.abatch_stream(map(str, range(warm + more)), **options):
+            ended += 1
+            if ended in (warm, warm + more):
+                gc.collect()
+                seen.append(len(gc.get_objects()))
+        return seen
+
+    before, after = asyncio.run(body())
+    # A result alone is some 30 objects.
+    assert after - before < 2 * more
+
+
 def test_a_batch_has_no_single_run_id(store: MediaStore, ledger: Ledger) -> None:
     """A run_id in the config would be that of all runs."""
     pipeline = Pipeline("p").step(ScriptedProvider(), model="m")

@@ -1,21 +1,27 @@
 import asyncio
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from genblaze_dagster.core.enums import Modality, PromptVisibility
+from genblaze_dagster.core.reference import MediaRef
 from genblaze_dagster.errors import (
     IntegrityError,
     ManifestError,
     NotFoundError,
+    OutputError,
     ProviderTimeoutError,
+    SchemaError,
 )
 from genblaze_dagster.ledger.ledger import Ledger
 from genblaze_dagster.pipeline.outcome import Origin, Target
+from genblaze_dagster.pipeline.recording import Previous
 from genblaze_dagster.providers.protocol import Output
 from genblaze_dagster.storage.integrity import check_ref
 from genblaze_dagster.storage.manifests import read_manifest
+from genblaze_dagster.storage.refs import ref_key, write_ref
 from genblaze_dagster.storage.store import MediaStore
 from tests.support.scripted import ScriptedProvider
 from tests.support.steps import everything, run, step
@@ -141,3 +147,58 @@ def test_other_media_under_the_same_run_id_is_kept_beside_it(
     assert asyncio.run(read_manifest(store, parent)).verify()
     assert asyncio.run(check_ref(store, outcome.ref)).ok
     book.close()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(0.0, "before"), (1.05, "meanwhile")], ids=["short", "long"]
+)
+def test_what_a_step_replaces_is_what_is_there_in_the_end(
+    seconds: float, expected: str, store: MediaStore, ledger: Ledger
+) -> None:
+    """It is read while the bytes go up, and once more when that took long."""
+    ref = run(store, ledger, step(ScriptedProvider())).ref
+    target = Target(ref.asset_key, ref.partition_key, "run-2")
+
+    async def body() -> str:
+        await write_ref(store, replace(ref, run_id="before"))
+        async with Previous(store, target) as previous:
+            # The read is over before anything else is written.
+            assert await previous.ref() is not None
+            await write_ref(store, replace(ref, run_id="meanwhile"))
+            await asyncio.sleep(seconds)
+            found = await previous.ref()
+        assert found is not None
+        return found.run_id
+
+    assert asyncio.run(body()) == expected
+
+
+def test_a_store_that_is_back_after_the_upload_is_asked_again(
+    store: MediaStore, ledger: Ledger
+) -> None:
+    """A reference that could not be read when the upload began fails nothing by that."""
+    ref = run(store, ledger, step(ScriptedProvider())).ref
+    key = ref_key(ref.asset_key, ref.partition_key)
+    target = Target(ref.asset_key, ref.partition_key, "run-2")
+
+    async def body() -> MediaRef | None:
+        await store.put(key, b"{", media_type=None)
+        async with Previous(store, target) as previous:
+            with pytest.raises(SchemaError):
+                await previous.ref()
+            await write_ref(store, ref)
+            return await previous.ref()
+
+    assert asyncio.run(body()) == ref
+
+
+def test_an_upload_that_fails_leaves_no_reading_behind(store: MediaStore) -> None:
+    """The read is given up with the block, whatever becomes of it."""
+
+    async def body() -> int:
+        with pytest.raises(OutputError):
+            async with Previous(store, Target("a", None, "s")):
+                raise OutputError("nothing came")
+        return len(asyncio.all_tasks())
+
+    assert asyncio.run(body()) == 1

@@ -144,10 +144,10 @@ def test_a_timeout_while_the_last_step_is_stored_keeps_both_records(
     store: MediaStore, ledger: Ledger
 ) -> None:
     """What is paid is stored all the same, and the run's own record says that it was too late."""
-    provider = ScriptedProvider(delay=0.3)
+    provider = ScriptedProvider(delay=1.2)
     pipeline = Pipeline("p").step(provider, model="m", prompt="x")
     with pytest.raises(PipelineTimeoutError) as caught:
-        pipeline.run(store=store, ledger=ledger, pipeline_timeout=0.1)
+        pipeline.run(store=store, ledger=ledger, pipeline_timeout=0.6)
     late = caught.value.result.run
     assert late.status is RunStatus.FAILED
     assert run_sync(read_manifest(store, late.run_id)).verify()

@@ -17,6 +17,7 @@ from dagster._core.test_utils import create_test_daemon_workspace_context
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import PythonFileTarget
 from dagster._daemon.backfill import execute_backfill_iteration
+from dagster._daemon.sensor import execute_sensor_iteration
 from dagster._time import get_current_timestamp
 
 Daemon = WorkspaceProcessContext
@@ -110,3 +111,16 @@ def stale_causes(
         assert resolver.get_status(key, partition) is not StaleStatus.MISSING
         causes[partition] = [cause.reason for cause in resolver.get_stale_causes(key, partition)]
     return causes
+
+
+def sensor_tick(workspace: Daemon) -> Sequence[dg.DagsterRun]:
+    """Let the daemon look at every running sensor once; return the runs that were launched."""
+    known = {run.run_id for run in workspace.instance.get_runs()}
+    errors = [e for e in execute_sensor_iteration(workspace, _log, None, None) if e is not None]
+    assert not errors, errors
+    for state in workspace.instance.all_instigator_state():
+        for tick in workspace.instance.get_ticks(
+            state.instigator_origin_id, state.selector_id, limit=1
+        ):
+            assert tick.error is None, tick.error
+    return [run for run in workspace.instance.get_runs() if run.run_id not in known]

@@ -7,6 +7,7 @@ from genblaze_dagster.core.canonical import canonical_hash
 from genblaze_dagster.core.policy import EmbedPolicy
 from genblaze_dagster.core.reference import MediaRef
 from genblaze_dagster.errors import ConfigError, PipelineError
+from genblaze_dagster.ledger.budgets import Budget
 from genblaze_dagster.ledger.ledger import Ledger
 from genblaze_dagster.pipeline.agent.course import (
     AgentIteration,
@@ -20,6 +21,7 @@ from genblaze_dagster.pipeline.agent.records import IterationRecords, Kept
 from genblaze_dagster.pipeline.declaration import Pipeline, StepSpec
 from genblaze_dagster.pipeline.events import EventHandler
 from genblaze_dagster.pipeline.execution import Indexer
+from genblaze_dagster.pipeline.lost_answers import OnAmbiguous
 from genblaze_dagster.pipeline.outcome import Origin, StepOutcome, Target
 from genblaze_dagster.pipeline.result import PipelineResult
 from genblaze_dagster.pipeline.runner import Runner
@@ -75,6 +77,8 @@ class AgentRunner(Runner):
         providers: instances by the name under which steps ask for them.
         index: collects the manifests.
         embed: what embedded renditions show.
+        budgets: as for every `Runner`.
+        on_ambiguous: as for every `Runner`.
     """
 
     def __init__(
@@ -88,8 +92,10 @@ class AgentRunner(Runner):
         providers: Mapping[str, Provider],
         index: Indexer,
         embed: EmbedPolicy | None = None,
+        budgets: Sequence[Budget] = (),
+        on_ambiguous: OnAmbiguous | str = OnAmbiguous.HOLD,
     ) -> None:
-        super().__init__(store, ledger, embed=embed)
+        super().__init__(store, ledger, embed=embed, budgets=budgets, on_ambiguous=on_ambiguous)
         self._factory = factory
         self._evaluator = evaluator
         self._limits = limits

@@ -1,0 +1,59 @@
+"""What a generation tells the ledger before it is sent: who wants it, for whom, at what price."""
+
+import logging
+import math
+
+from genblaze_dagster.errors import GenblazeError
+from genblaze_dagster.ledger.submission import Intent, LedgerRow
+from genblaze_dagster.net.redact import redact
+from genblaze_dagster.pipeline.claims import Claims
+from genblaze_dagster.pipeline.generation import Generation
+from genblaze_dagster.pipeline.outcome import Target
+from genblaze_dagster.providers.protocol import GenerationRequest, HasAccount, Provider
+
+_log = logging.getLogger(__name__)
+
+
+def intent_of(generation: Generation, target: Target) -> Intent:
+    """Return what a generation wants of the ledger, its expected price included."""
+    provider = generation.provider
+    return Intent(
+        asset_key=target.asset_key,
+        partition_key=target.partition_key,
+        scope=target.scope,
+        generation_key=generation.key,
+        provider=provider.name,
+        model=generation.spec.model,
+        deduplicates=provider.deduplicates,
+        reuse=target.reuse,
+        tenant_id=target.tenant_id,
+        account=provider.account if isinstance(provider, HasAccount) else None,
+        estimated_cost_usd=expected_cost(provider, generation.request),
+    )
+
+
+def expected_cost(provider: Provider, request: GenerationRequest) -> float | None:
+    """Return what a request is expected to cost in USD; None when nobody can say.
+
+    A provider that fails to estimate, or gives no amount of money, does not know.
+    """
+    try:
+        cost = provider.estimate_cost(request)
+        usd = None if cost is None else float(cost)
+    except Exception as exc:
+        # An adapter of anybody's: what it cannot price may still be asked, if the budgets allow it.
+        words = str(exc) if isinstance(exc, GenblazeError) else type(exc).__name__
+        _log.warning("%s: no estimate: %s", provider.name, redact(words, max_chars=200))
+        return None
+    return usd if usd is not None and math.isfinite(usd) and usd >= 0 else None
+
+
+async def idempotency_key(claims: Claims, row: LedgerRow) -> str:
+    """Return the key of a submission's submit: the same after a lost answer, new after a failure.
+
+    A vendor that replays what it answered to a key would replay the failure for ever.
+    """
+    if row.attempt == 1:
+        return row.run_id
+    failed = await claims.call(claims.ledger.past_attempts, row.id)
+    return f"{row.run_id}-{len(failed)}" if failed else row.run_id
