@@ -1,5 +1,6 @@
 """The body of every generated asset: one Dagster step over all partitions of its run."""
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AsyncExitStack
@@ -21,14 +22,21 @@ from genblaze_dagster.events import (
 )
 from genblaze_dagster.index.segment import SegmentWriter
 from genblaze_dagster.io_manager import StoreIOManager
+from genblaze_dagster.ledger.budgets import Budget
 from genblaze_dagster.ledger.ledger import Ledger
+from genblaze_dagster.ledger.submission import OPEN_STATES, UNSETTLED_STATES
 from genblaze_dagster.partitions import PromptRows
+from genblaze_dagster.pipeline.environment import default_ledger_url
+from genblaze_dagster.pipeline.lost_answers import OnAmbiguous
 from genblaze_dagster.pipeline.outcome import Target
+from genblaze_dagster.pipeline.resuming import RESUME_ONLY_TAG, ResumeOnlyLedger
 from genblaze_dagster.pipeline.runner import Runner
 from genblaze_dagster.providers.protocol import Provider
 from genblaze_dagster.resources import LedgerResource
 from genblaze_dagster.storage.refs import list_refs
 from genblaze_dagster.storage.store import MediaStore
+
+_LOGGED_CHARS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,20 @@ class BatchSettings:
     pipeline: str | None = None
     tenant_id: str | None = None
     project_id: str | None = None
+    budgets: tuple[Budget, ...] = ()
+    on_ambiguous: OnAmbiguous = OnAmbiguous.HOLD
+
+    def target(self, key: dg.AssetKey, partition: str | None, scope: str) -> Target:
+        """Return what a partition of an asset is run for."""
+        return Target(
+            asset_key=key.to_user_string(),
+            partition_key=partition,
+            scope=scope,
+            reuse=self.reuse,
+            tenant_id=self.tenant_id,
+            project_id=self.project_id,
+            pipeline=self.pipeline,
+        )
 
 
 class Batch:
@@ -59,6 +81,7 @@ class Batch:
         self._settings = settings
         self._steps = [step for step in steps if step.key in context.selected_asset_keys]
         self._scope = _compat.intent_scope(context)
+        self._budgets = settings.budgets
         checks = sorted(context.selected_asset_check_keys, key=str)
         self._results = Results({k.asset_key: Tally() for k in checks if k.name == PROVENANCE})
 
@@ -116,9 +139,9 @@ class Batch:
             yield tally.result(key)
 
     async def _main(self, emit: Callable[[Finished], None]) -> None:
-        manager, ledger = self._open()
-        store, embed = manager.store, manager.embed_policy
         async with AsyncExitStack() as opened:
+            manager, ledger = self._open(opened)
+            store, embed = manager.store, manager.embed_policy
             # Once, before anything is paid: a store nobody can write to fails the step as a whole.
             await store.check_access(write=bool(self._steps))
             segment = SegmentWriter(store)
@@ -131,8 +154,11 @@ class Batch:
                 providers=providers,
                 rows=self._settings.rows,
                 segment=segment,
+                budgets=self._budgets,
+                begun=lambda: asyncio.to_thread(self._begun, ledger),
                 target=self._target,
                 upstream_partitions=self._upstream_partitions,
+                is_wanted=self._wanted(ledger),
                 unexpected=self._report_bug,
                 emit=emit,
             )
@@ -151,9 +177,35 @@ class Batch:
         segment: SegmentWriter,
         providers: Mapping[str, Provider],
     ) -> Runner:
-        return Runner(manager.store, ledger, embed=manager.embed_policy)
+        return Runner(
+            manager.store,
+            ledger,
+            embed=manager.embed_policy,
+            budgets=self._budgets,
+            on_ambiguous=self._settings.on_ambiguous,
+        )
 
-    def _open(self) -> tuple[StoreIOManager, Ledger]:
+    def _begun(self, ledger: Ledger) -> set[tuple[str, str | None]]:
+        """Return what the ledger has of this run, and what is open or held of any other."""
+        rows = [*ledger.find(scope=self._scope), *ledger.find(states=UNSETTLED_STATES)]
+        return {(row.asset_key, row.partition_key) for row in rows}
+
+    def _wanted(self, ledger: Ledger) -> Callable[[dg.AssetKey, str | None], bool]:
+        """Return what is run: everything, or what can be resumed in a run that submits nothing."""
+        if not self._resumes_only:
+            return lambda key, partition: True
+        names = {step.key.to_user_string() for step in self._steps}
+        rows = ledger.find(states=OPEN_STATES)
+        jobs = {(r.asset_key, r.partition_key) for r in rows if r.job_id and r.asset_key in names}
+        told = ", ".join(sorted(_place(*job) for job in jobs)) or "nothing"
+        self._context.log.info(f"this run submits nothing; it can resume: {told}"[:_LOGGED_CHARS])
+        return lambda key, partition: (key.to_user_string(), partition) in jobs
+
+    @property
+    def _resumes_only(self) -> bool:
+        return RESUME_ONLY_TAG in self._context.run.tags
+
+    def _open(self, opened: AsyncExitStack) -> tuple[StoreIOManager, Ledger]:
         manager = getattr(self._context.resources, self._settings.media_key)
         if not isinstance(manager, StoreIOManager):
             raise ConfigError(
@@ -165,6 +217,12 @@ class Batch:
             raise ConfigError(
                 f"resource {self._settings.ledger_key!r} is a {type(ledger).__name__}; generated "
                 "assets need a LedgerResource"
+            )
+        self._budgets = (*ledger.get_budgets(), *self._settings.budgets)
+        if self._resumes_only:
+            # Refuses what the look before the run let through, a job that ended in the meantime.
+            return manager, opened.enter_context(
+                ResumeOnlyLedger(ledger.url or default_ledger_url())
             )
         return manager, ledger.get_ledger()
 
@@ -195,15 +253,7 @@ class Batch:
         return {step.spec.provider_name for step in self._steps} & self._settings.provider_keys
 
     def _target(self, key: dg.AssetKey, partition: str | None) -> Target:
-        return Target(
-            asset_key=key.to_user_string(),
-            partition_key=partition,
-            scope=self._scope,
-            reuse=self._settings.reuse,
-            tenant_id=self._settings.tenant_id,
-            project_id=self._settings.project_id,
-            pipeline=self._settings.pipeline,
-        )
+        return self._settings.target(key, partition, self._scope)
 
     def _upstream_partitions(
         self, key: dg.AssetKey, upstream: dg.AssetKey, partition: str | None
@@ -211,7 +261,9 @@ class Batch:
         return _compat.upstream_partitions(self._context, key, upstream, partition)
 
     def _report_bug(self, key: dg.AssetKey, partition: str | None, error: Exception) -> None:
-        where = (
-            key.to_user_string() if partition is None else f"{key.to_user_string()}[{partition}]"
-        )
+        where = _place(key.to_user_string(), partition)
         self._context.log.error(f"{where} raised an unexpected error", exc_info=error)
+
+
+def _place(asset_key: str, partition: str | None) -> str:
+    return asset_key if partition is None else f"{asset_key}[{partition}]"

@@ -7,11 +7,12 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 from dagster._core.definitions.data_version import (
     CODE_VERSION_TAG,
     DATA_VERSION_IS_USER_PROVIDED_TAG,
@@ -20,9 +21,11 @@ from dagster._core.definitions.data_version import (
     get_input_data_version_tag,
     get_input_event_pointer_tag,
 )
+from dagster._core.definitions.decorators.op_decorator import DecoratedOpFunction
 from dagster._core.definitions.partitions.utils import get_tags_from_multi_partition_key
 from dagster._core.definitions.partitions.utils.mapping import infer_partition_mapping
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from dagster._core.events import StepMaterializationData
 from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.tags import (
@@ -31,12 +34,19 @@ from dagster._core.storage.tags import (
     BACKFILL_ID_TAG,
     ROOT_BACKFILL_ID_TAG,
     ROOT_RUN_ID_TAG,
+    RUN_KEY_TAG,
+    SCHEDULE_NAME_TAG,
+    SCHEDULED_EXECUTION_TIME_TAG,
+    SENSOR_NAME_TAG,
 )
 from dagster_shared.libraries import DagsterLibraryRegistry
 
 from genblaze_dagster import __version__
 
 CHECKED_WITH = (1, 13)
+
+AssetJob = UnresolvedAssetJobDefinition
+"""What `dg.define_asset_job` returns; it has no public name."""
 
 RELEASED_WITHOUT_EVENT: Mapping[str, bool] = {SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
 """Output metadata that releases downstream steps without a materialization event of Dagster's own.
@@ -107,13 +117,32 @@ def partition_range_tags(first: str, last: str) -> dict[str, str]:
 def intent_scope(context: dg.AssetExecutionContext) -> str:
     """Return the id under which every retry of this materialization is the same intent.
 
-    A backfill and its retries share one id, and so do a run and its re-executions.
+    A backfill and its retries share one id, and so do a run and its re-executions. What one tick
+    of a sensor or schedule asks for has one id too, because two daemons may launch it twice.
     """
     run = context.run
-    for tag in (ROOT_BACKFILL_ID_TAG, BACKFILL_ID_TAG, ROOT_RUN_ID_TAG):
-        if tag in run.tags:
-            return run.tags[tag]
-    return run.root_run_id or run.run_id
+    root_id = run.tags.get(ROOT_RUN_ID_TAG) or run.root_run_id
+    # Dagster takes the backfill's tags off a retry that comes after the end of the backfill, so
+    # the first run says what is wanted; its own tags do when that run has been deleted.
+    root = context.instance.get_run_by_id(root_id) if root_id else None
+    tags = run.tags if root is None else root.tags
+    for tag in (ROOT_BACKFILL_ID_TAG, BACKFILL_ID_TAG):
+        if tag in tags:
+            return tags[tag]
+    return _tick_of(tags) or root_id or run.run_id
+
+
+def _tick_of(tags: Mapping[str, str]) -> str | None:
+    """Return what tells one request of a sensor or schedule from all others, None for neither.
+
+    The run key of a sensor is its own for ever, that of a schedule within one tick.
+    """
+    if SENSOR_NAME_TAG in tags and RUN_KEY_TAG in tags:
+        return f"{tags[SENSOR_NAME_TAG]}:{tags[RUN_KEY_TAG]}"
+    if SCHEDULE_NAME_TAG in tags and SCHEDULED_EXECUTION_TIME_TAG in tags:
+        tick = f"{tags[SCHEDULE_NAME_TAG]}:{tags[SCHEDULED_EXECUTION_TIME_TAG]}"
+        return f"{tick}:{tags.get(RUN_KEY_TAG, '')}"
+    return None
 
 
 def parent_keys(context: dg.AssetExecutionContext, key: dg.AssetKey) -> Iterable[dg.AssetKey]:
@@ -133,6 +162,18 @@ def input_version(context: dg.AssetExecutionContext, key: dg.AssetKey) -> InputV
     return InputVersion(info.data_version.value if info.data_version else "", info.storage_id)
 
 
+def asset_graph(assets: Sequence[dg.AssetsDefinition]) -> AssetGraph:
+    """Return what Dagster knows of assets and their inputs, without the resources they need."""
+    return AssetGraph.from_assets(assets)
+
+
+def event_version(record: dg.EventLogRecord) -> InputVersion:
+    """Return the data version a materialization gave its asset, and the cursor of the event."""
+    event = record.asset_materialization
+    tags = (event.tags if event is not None else None) or {}
+    return InputVersion(tags.get(DATA_VERSION_TAG, ""), record.storage_id)
+
+
 def upstream_partitions(
     context: dg.AssetExecutionContext,
     key: dg.AssetKey,
@@ -141,21 +182,54 @@ def upstream_partitions(
 ) -> list[str] | None:
     """Return the upstream partitions one partition needs; None when upstream has no partitions."""
     layer = context.get_step_execution_context().job_def.asset_layer
-    upstream_def = layer.get(upstream).partitions_def if layer.has(upstream) else None
-    if upstream_def is None:
+    return mapped_partitions(
+        context.assets_def.get_partition_mapping_for_dep(upstream),
+        layer.get(key).partitions_def,
+        layer.get(upstream).partitions_def if layer.has(upstream) else None,
+        partition,
+        instance=context.instance,
+    )
+
+
+def mapped_partitions(
+    mapping: dg.PartitionMapping | None,
+    own: dg.PartitionsDefinition | None,
+    upstream: dg.PartitionsDefinition | None,
+    partition: str | None,
+    *,
+    instance: dg.DagsterInstance | None,
+) -> list[str] | None:
+    """Return the partitions of `upstream` that one of `own` needs; None when it has no partitions.
+
+    They are in the order of `upstream`: Dagster has them in a set, and a request whose inputs come
+    in another order in the next process would be another request, paid again.
+
+    `instance` knows the keys of dynamic partitions.
+    """
+    if upstream is None:
         return None
-    own_def = layer.get(key).partitions_def
-    mapping = context.assets_def.get_partition_mapping_for_dep(upstream)
-    if mapping is None and partition is not None and own_def == upstream_def:
+    if mapping is None and partition is not None and own == upstream:
         return [partition]
-    with dg.partition_loading_context(dynamic_partitions_store=context.instance):
+    with dg.partition_loading_context(dynamic_partitions_store=instance):
         wanted = None
-        if own_def is not None and partition is not None:
-            wanted = own_def.empty_subset().with_partition_keys([partition])
+        if own is not None and partition is not None:
+            wanted = own.empty_subset().with_partition_keys([partition])
         result = infer_partition_mapping(
-            mapping, own_def, upstream_def
-        ).get_upstream_mapped_partitions_result_for_partitions(wanted, own_def, upstream_def)
-        return [*result.partitions_subset.get_partition_keys()]
+            mapping, own, upstream
+        ).get_upstream_mapped_partitions_result_for_partitions(wanted, own, upstream)
+        keys = [*result.partitions_subset.get_partition_keys()]
+        if len(keys) > 1:
+            place = {key: number for number, key in enumerate(upstream.get_partition_keys())}
+            # A key that is gone, as dynamic ones may be, has no media either.
+            keys.sort(key=lambda key: (place.get(key, len(place)), key))
+        return keys
+
+
+def body_of(assets: dg.AssetsDefinition) -> Callable[..., Any] | None:
+    """Return the function that computes assets, None when they are not computed by one function."""
+    node = assets.node_def if assets.is_executable else None
+    compute = node.compute_fn if isinstance(node, dg.OpDefinition) else None
+    return compute.decorated_fn if isinstance(compute, DecoratedOpFunction) else None
 
 
 def log_materializations(

@@ -6,17 +6,20 @@ durable and emitted at once; what fails is collected.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
 import dagster as dg
 
 from genblaze_dagster.checks import Tally, find_problem
+from genblaze_dagster.core.enums import Modality
 from genblaze_dagster.core.policy import EmbedPolicy
 from genblaze_dagster.core.reference import MediaRef
 from genblaze_dagster.errors import (
     AccessDeniedError,
     AuthError,
+    BudgetExceededError,
     GenblazeError,
     NotFoundError,
     QuotaError,
@@ -25,10 +28,14 @@ from genblaze_dagster.errors import (
 )
 from genblaze_dagster.events import Finished, PartitionFailure
 from genblaze_dagster.index.segment import SegmentWriter
+from genblaze_dagster.ledger.budgets import Budget
 from genblaze_dagster.metadata import THUMBNAIL_SOURCE_BYTES, thumbnail
 from genblaze_dagster.partitions import PromptRows
 from genblaze_dagster.pipeline.declaration import StepSpec
+from genblaze_dagster.pipeline.exhaustion import Exhausted
+from genblaze_dagster.pipeline.generation import provider_of
 from genblaze_dagster.pipeline.outcome import Origin, StepOutcome, Target
+from genblaze_dagster.pipeline.quoting import price_without_inputs
 from genblaze_dagster.pipeline.runner import Runner
 from genblaze_dagster.providers.protocol import Provider
 from genblaze_dagster.storage.refs import read_ref, read_refs, write_ref
@@ -56,22 +63,28 @@ Prepare = Callable[[MediaStore, str | None, Mapping[str, object], Inputs], Await
 
 @dataclass(frozen=True, slots=True)
 class BatchStep:
-    """One asset of a batch: its declared step, and how a partition's request is made from it."""
+    """One asset of a batch: its declared step, and how a partition's request is made from it.
+
+    `is_written` says that a function of the user's writes the request, inputs in hand.
+    """
 
     key: dg.AssetKey
     spec: StepSpec
     code_version: str
     inputs: tuple[dg.AssetKey, ...]
     prepare: Prepare
+    is_written: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What the flows need of the Dagster step they run in.
 
-    `embed` is what embedded renditions show, None when none are made; `target` names what a
-    partition of an asset is run for; `upstream_partitions` maps (asset, upstream asset, partition)
-    to upstream partitions; `unexpected` reports a bug.
+    `embed` is what embedded renditions show, None when none are made; `budgets` are those the
+    runner keeps to, and `begun` the assets and partitions the ledger has in this run's scope, or
+    open in any; `target` names what a partition of an asset is run for; `upstream_partitions` maps
+    (asset, upstream asset, partition) to upstream partitions; `is_wanted` tells what is run and
+    what is passed over; `unexpected` reports a bug.
     """
 
     store: MediaStore
@@ -80,8 +93,11 @@ class Surroundings:
     providers: Mapping[str, Provider]
     rows: PromptRows
     segment: SegmentWriter
+    budgets: Sequence[Budget]
+    begun: Callable[[], Awaitable[AbstractSet[tuple[str, str | None]]]]
     target: Callable[[dg.AssetKey, str | None], Target]
     upstream_partitions: Callable[[dg.AssetKey, dg.AssetKey, str | None], list[str] | None]
+    is_wanted: Callable[[dg.AssetKey, str | None], bool]
     unexpected: Callable[[dg.AssetKey, str | None, Exception], None]
     emit: Callable[[Finished], None]
 
@@ -130,6 +146,8 @@ class Flows:
         self._slots = asyncio.Semaphore(max_concurrency)
         self._read_back = asyncio.Semaphore(_READ_BACK_CONCURRENCY)
         self._fatal: GenblazeError | None = None
+        self._exhausted = Exhausted(around.budgets)
+        self._begun: AbstractSet[tuple[str, str | None]] | None = None
 
     async def run(self, partitions: Sequence[str | None]) -> None:
         """Run every partition; returns when all are finished or have failed, and are checked.
@@ -158,8 +176,14 @@ class Flows:
                 flow.tasks[step.key] = group.create_task(self._run_step(step, flow))
 
     async def _run_step(self, step: BatchStep, flow: _Flow) -> None:
+        if not self._around.is_wanted(step.key, flow.partition):
+            return
         # The tasks of the inputs were made before this one.
-        within = [key for key in step.inputs if key in flow.tasks]
+        within = [
+            key
+            for key in step.inputs
+            if key in flow.tasks and self._around.is_wanted(key, flow.partition)
+        ]
         if within:
             # Not `gather`, which would cancel the inputs a second time, in the middle of cleaning up.
             await asyncio.wait([flow.tasks[key] for key in within])
@@ -189,10 +213,14 @@ class Flows:
             self._around.unexpected(step.key, partition, error)
         elif isinstance(error, _HITS_EVERYTHING):
             self._fatal = error
+        elif isinstance(error, BudgetExceededError):
+            self._exhausted.note(error, step.spec.provider_name)
 
     async def _generate(self, step: BatchStep, flow: _Flow) -> None:
         consumed = {key: await self._input(step, key, flow) for key in step.inputs}
         request = await step.prepare(self._around.store, flow.partition, flow.row, consumed)
+        if self._exhausted:
+            await self._check_room(step, flow.partition, request)
         outcome = await self._around.runner.run_step(
             request.spec,
             self._around.target(step.key, flow.partition),
@@ -224,25 +252,37 @@ class Flows:
         if step.key in self._results.tallies:
             flow.checks.create_task(self._check(step.key, outcome.ref, digests))
 
+    async def _check_room(self, step: BatchStep, partition: str | None, request: Request) -> None:
+        """Refuse at once what would be asked anew and cannot be paid any more.
+
+        Raises:
+            BudgetExceededError: names the budget.
+        """
+        target = self._around.target(step.key, partition)
+        if self._begun is None:
+            self._begun = await self._around.begun()
+        if target.reuse or (target.asset_key, partition) in self._begun:
+            # Nothing, or nothing more, may have to be paid for it.
+            return
+        spec = request.spec
+        try:
+            cost = price_without_inputs(
+                spec,
+                self._around.providers.get(spec.provider_name) or provider_of(spec),
+                variables=request.variables,
+                kinds=[Modality.IMAGE] * (len(request.inputs) or len(spec.sources)),
+            )
+        except GenblazeError:
+            # The runner says what is wrong with it.
+            return
+        self._exhausted.check(_where(target.asset_key, partition), spec.provider_name, cost)
+
     async def _input(self, step: BatchStep, key: dg.AssetKey, flow: _Flow) -> list[MediaRef]:
         """Return the references of one input: this run's when it makes them, else the store's."""
         if key in flow.outcomes:
             return [flow.outcomes[key].ref]
-        name = key.to_user_string()
         wanted = self._around.upstream_partitions(step.key, key, flow.partition)
-        if wanted is None:
-            # No partitions, or Dagster does not know the asset: ours may then be of the same key.
-            ref = await read_ref(self._around.store, name, None)
-            if ref is None and flow.partition is not None:
-                ref = await read_ref(self._around.store, name, flow.partition)
-            if ref is None:
-                raise _nothing_stored(name, flow.partition)
-            return [ref]
-        found = await read_refs(self._around.store, name, wanted)
-        refs = [ref for partition in wanted if (ref := found.get(partition)) is not None]
-        if len(refs) < len(wanted):
-            raise _nothing_stored(name, next(key for key in wanted if found.get(key) is None))
-        return refs
+        return await stored_input(self._around.store, key, wanted, flow.partition)
 
     async def _with_renditions(self, outcome: StepOutcome) -> StepOutcome:
         """Give media of an earlier run the renditions it lacks, unless it is large."""
@@ -281,9 +321,42 @@ class Flows:
             self._results.tallies[key].add(ref.partition_key, problem)
 
 
+async def stored_input(
+    store: MediaStore, key: dg.AssetKey, wanted: Sequence[str] | None, partition: str | None
+) -> list[MediaRef]:
+    """Return the references of an upstream asset for one partition of what is made of it.
+
+    Args:
+        store: where they are.
+        key: the upstream asset.
+        wanted: its partitions that are needed, None when it has none.
+        partition: what they are needed for.
+
+    Raises:
+        NotFoundError: one of them was never stored.
+    """
+    name = key.to_user_string()
+    if wanted is None:
+        # No partitions, or Dagster does not know the asset: ours may then be of the same key.
+        ref = await read_ref(store, name, None)
+        if ref is None and partition is not None:
+            ref = await read_ref(store, name, partition)
+        if ref is None:
+            raise _nothing_stored(name, partition)
+        return [ref]
+    found = await read_refs(store, name, wanted)
+    refs = [ref for one in wanted if (ref := found.get(one)) is not None]
+    if len(refs) < len(wanted):
+        raise _nothing_stored(name, next(one for one in wanted if found.get(one) is None))
+    return refs
+
+
+def _where(name: str, partition: str | None) -> str:
+    return name if partition is None else f"{name}[{partition}]"
+
+
 def _nothing_stored(name: str, partition: str | None) -> NotFoundError:
-    where = name if partition is None else f"{name}[{partition}]"
     return NotFoundError(
-        f"input {where} has no media in the store; materialize {name} first, or select it together "
+        f"input {_where(name, partition)} has no media in the store; materialize {name} first, or select it together "
         "with this asset"
     )

@@ -138,9 +138,12 @@ class PromptFunction:
                 )
             variables[_RETURNED_PROMPT] = prompt
             changes["prompt"] = PromptTemplate(f"{{{_RETURNED_PROMPT}}}")
-        spec = replace(self._step, params=params, **changes)
         if "inputs" in fields:
             inputs = [item.ref if isinstance(item, Media) else item for item in fields["inputs"]]
+            changes["sources"] = ()
+        elif self._step.external_inputs:
+            inputs = []
+        spec = replace(self._step, params=params, **changes)
         return Request(spec, variables, inputs)
 
 

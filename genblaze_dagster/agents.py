@@ -1,26 +1,27 @@
 """An agent loop as a Dagster asset: what the evaluator accepts is materialised."""
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import dagster as dg
 
 from genblaze_dagster import _compat
 from genblaze_dagster._batch import Batch, BatchSettings
 from genblaze_dagster._definition import (
-    at_least_one,
+    AssetOptions,
+    check_options,
     declare,
     define,
     from_row,
     path_of,
+    settings_of,
 )
 from genblaze_dagster._flows import BatchStep
 from genblaze_dagster._prompt_function import dependency
-from genblaze_dagster.assets import Partitions
 from genblaze_dagster.core.canonical import canonical_hash
 from genblaze_dagster.core.enums import Modality
 from genblaze_dagster.events import Finished, MaterializationLog
@@ -34,10 +35,7 @@ from genblaze_dagster.pipeline.agent.course import DEFAULT_ITERATIONS, Limits, P
 from genblaze_dagster.pipeline.agent.evaluation import Evaluator
 from genblaze_dagster.pipeline.agent.runner import AgentRunner, IterationReport, LoopReport
 from genblaze_dagster.pipeline.declaration import StepSpec
-from genblaze_dagster.pipeline.execution import DEFAULT_CONCURRENCY
 from genblaze_dagster.providers.protocol import Provider
-from genblaze_dagster.resources import LEDGER_KEY, MEDIA_KEY
-from genblaze_dagster.translator import AssetStep, GenblazeTranslator
 
 _FEEDBACK_CHARS = 200
 # An event stays below 16 KB.
@@ -55,23 +53,9 @@ def agent_asset(
     max_cost_usd: float | None = None,
     modality: Modality | str = Modality.IMAGE,
     deps: Sequence[dg.AssetDep | dg.AssetKey | str] = (),
-    partitions: Partitions | None = None,
     code_version: str | None = None,
-    key_prefix: Sequence[str] | str | None = None,
     description: str | None = None,
-    group_name: str | None = None,
-    owners: Sequence[str] | None = None,
-    kinds: Collection[str] | None = None,
-    tags: Mapping[str, str] | None = None,
-    translator: GenblazeTranslator | None = None,
-    max_concurrency: int = DEFAULT_CONCURRENCY,
-    backfill_policy: dg.BackfillPolicy | None = None,
-    retry_policy: dg.RetryPolicy | None = None,
-    pool: str | None = None,
-    op_tags: Mapping[str, Any] | None = None,
-    provider_resources: Collection[str] = (),
-    io_manager_key: str = MEDIA_KEY,
-    ledger_key: str = LEDGER_KEY,
+    **options: Unpack[AssetOptions],
 ) -> dg.AssetsDefinition:
     """Make an asset of what an evaluator accepts.
 
@@ -93,70 +77,42 @@ def agent_asset(
         max_cost_usd: of each partition, as in `AgentLoop`.
         modality: what the asset is; for its description and icons.
         deps: upstream assets whose media the factory gets; an `AssetDep` may carry a mapping.
-        partitions: a prompt table, or any partitions; one unpartitioned asset when left out.
         code_version: changes when the media should be made anew; the hash of the limits and of
             the source of factory and evaluator when left out.
-        key_prefix: first parts of the asset key.
         description: shown in the UI; the factory's docstring when left out.
-        group_name: Dagster group.
-        owners: `team:name` or e-mail addresses.
-        kinds: icons in the UI; modality and `agent` when left out.
-        tags: asset tags.
-        translator: decides everything about the asset spec.
-        max_concurrency: partitions under way at once within a run.
-        backfill_policy: how a backfill is cut into runs; 50 partitions per run when left out.
-        retry_policy: Dagster's retries of the whole step; it helps with what may pass, not with
+        **options: see `AssetOptions`. `provider_resources` are the keys of the resources whose
+            providers the factory's steps name; `retry_policy` helps with what may pass, not with
             media that is not accepted.
-        pool: Dagster concurrency pool.
-        op_tags: for executors and run launchers.
-        provider_resources: keys of the resources whose providers the factory's steps name.
-        io_manager_key: resource key of a media IO manager.
-        ledger_key: resource key of a `LedgerResource`.
 
     Raises:
         ConfigError: a limit allows nothing.
     """
+    check_options(options, "agent_asset")
     limits = Limits(max_iterations=max_iterations, max_cost_usd=max_cost_usd)
-    rows = PromptRows(partitions)
+    rows = PromptRows(options.get("partitions"))
     upstream = [dependency(dep) for dep in deps]
-    inputs = tuple(dep.asset_key for dep in upstream)
     step = StepSpec(name, PROVIDER, _name(pipeline_factory), modality=Modality(modality))
     declared = declare(
-        AssetStep(
-            spec=step,
-            key=dg.AssetKey([*path_of(key_prefix or []), name]),
-            code_version=code_version or _code_version(pipeline_factory, evaluator, limits),
-            deps=tuple(upstream),
-            description=description or _description(pipeline_factory, step, limits),
-            group_name=group_name,
-            partitions_def=rows.definition,
-            owners=tuple(owners or ()),
-            kinds=frozenset(kinds or ()),
-            tags=dict(tags or {}),
-        ),
-        inputs,
-        from_row(step, inputs),
-        translator,
-    )
-    settings = BatchSettings(
+        step,
+        dg.AssetKey([*path_of(options.get("key_prefix") or []), name]),
+        upstream,
+        from_row(step, tuple(dep.asset_key for dep in upstream)),
+        options,
         rows=rows,
-        max_concurrency=at_least_one(max_concurrency),
-        reuse=False,
-        media_key=io_manager_key,
-        ledger_key=ledger_key,
-        provider_keys=frozenset(provider_resources),
+        code_version=code_version or _code_version(pipeline_factory, evaluator, limits),
+        description=description or _description(pipeline_factory, step, limits),
+    )
+    settings = settings_of(
+        options, rows=rows, provider_keys=frozenset(options.get("provider_resources", ()))
     )
     return define(
         declared.step.key.to_python_identifier(),
         [declared],
         settings,
+        options,
         batch=partial(_AgentBatch, loop=_Loop(pipeline_factory, evaluator, limits)),
         # Which of them the factory's steps name is not known before they are made.
         providers=settings.provider_keys,
-        backfill_policy=backfill_policy,
-        retry_policy=retry_policy,
-        pool=pool,
-        op_tags=op_tags,
     )
 
 
@@ -224,6 +180,8 @@ class _AgentBatch(Batch):
             providers=providers,
             index=segment,
             embed=manager.embed_policy,
+            budgets=self._budgets,
+            on_ambiguous=self._settings.on_ambiguous,
         )
         self._reports = runner.reports
         return runner

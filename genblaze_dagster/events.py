@@ -9,7 +9,7 @@ import dagster as dg
 
 from genblaze_dagster import _compat
 from genblaze_dagster.core.reference import MediaRef
-from genblaze_dagster.errors import GenblazeError
+from genblaze_dagster.errors import GenblazeError, HeldError
 from genblaze_dagster.metadata import outcome_metadata
 from genblaze_dagster.net.redact import redact
 from genblaze_dagster.pipeline.outcome import StepOutcome
@@ -129,27 +129,50 @@ def _joint_version(refs: Sequence[MediaRef]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class PartitionFailure:
-    """Why one step of one partition has no result in this run."""
+    """Why one step of one partition has no result in this run.
+
+    `submission_id` is the ledger's, where the error names one; `is_held` says that a person has to
+    decide it before anything is sent again.
+    """
 
     key: dg.AssetKey
     partition: str | None
     error: str
     message: str
     transient: bool = False
+    submission_id: str | None = None
+    is_held: bool = False
 
     @classmethod
     def of(cls, key: dg.AssetKey, partition: str | None, error: Exception) -> Self:
         """Describe an exception; messages that are not ours are redacted."""
         ours = isinstance(error, GenblazeError)
         message = str(error) if ours else redact(str(error))
-        transient = isinstance(error, GenblazeError) and error.transient
-        return cls(key, partition, type(error).__name__, message[:_MESSAGE_CHARS], transient)
+        return cls(
+            key,
+            partition,
+            type(error).__name__,
+            message[:_MESSAGE_CHARS],
+            transient=isinstance(error, GenblazeError) and error.transient,
+            submission_id=getattr(error, "submission_id", None),
+            is_held=isinstance(error, HeldError),
+        )
 
     @property
     def where(self) -> str:
         """Asset and partition, for people."""
         name = self.key.to_user_string()
         return name if self.partition is None else f"{name}[{self.partition}]"
+
+    @property
+    def command(self) -> str:
+        """What shows the submission, or decides it; empty when the error names none."""
+        if self.submission_id is None:
+            return ""
+        ledger = f"genblaze-dagster ledger {{}} {self.submission_id}"
+        if self.is_held:
+            return ledger.format("resolve") + " --job JOB_ID | --not-submitted | --paid-lost"
+        return ledger.format("show")
 
 
 def partitions_failure(failures: Sequence[PartitionFailure], *, finished: int) -> dg.Failure:
@@ -169,6 +192,9 @@ def partitions_failure(failures: Sequence[PartitionFailure], *, finished: int) -
                 "error": failure.error,
                 "message": failure.message,
                 "retry": failure.transient,
+                "submission": failure.submission_id or "",
+                "held": failure.is_held,
+                "command": failure.command,
             }
         )
         for failure in failures[:_LISTED_FAILURES]

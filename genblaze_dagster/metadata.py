@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 import dagster as dg
 
 from genblaze_dagster.core.reference import MediaObject, MediaRef
+from genblaze_dagster.net.redact import redact
 from genblaze_dagster.pipeline.outcome import Origin, StepOutcome
 
 Metadata = dict[str, dg.MetadataValue]
@@ -25,6 +26,7 @@ _THUMBNAIL_SOURCE_PIXELS = 64_000_000
 _CARD_PROMPT_CHARS = 160
 _PROMPT_CHARS = 2_000
 _REASON_CHARS = 500
+_JOB_ID_CHARS = 200
 _LISTED_OUTPUTS = 20
 # Tried in turn until one fits: a smaller picture says more than a blurred one.
 _SIZES_AND_QUALITIES = ((64, 40), (64, 20), (48, 30), (48, 10), (32, 10))
@@ -45,6 +47,8 @@ _ORDER = (
     "generation_s",
     "attempts",
     "request_key",
+    "run_id",
+    "job_id",
     "prompt",
     "embedded",
     "embedded_sha256",
@@ -72,6 +76,9 @@ def outcome_metadata(outcome: StepOutcome, *, thumbnail: bytes | None = None) ->
         "cached": dg.MetadataValue.bool(outcome.origin in (Origin.FINISHED, Origin.REUSED)),
         "how": dg.MetadataValue.text(outcome.origin.value),
     }
+    if isinstance(job_id := step.provider_payload.get("job_id"), str):
+        # Some vendors' ids are URLs.
+        values["job_id"] = dg.MetadataValue.text(redact(job_id, max_chars=_JOB_ID_CHARS))
     # An unknown price is left out: zero would plot as free.
     if outcome.paid_usd is not None:
         values["cost_usd"] = dg.MetadataValue.float(outcome.paid_usd)
@@ -91,6 +98,8 @@ def media_metadata(
         "model": dg.MetadataValue.text(ref.model),
         "bytes": dg.MetadataValue.int(ref.size_bytes),
         "request_key": dg.MetadataValue.text(ref.generation_key),
+        # By which `genblaze-dagster ledger show` finds the submission it was paid with.
+        "run_id": dg.MetadataValue.text(ref.run_id),
     }
     if ref.provider:
         values["provider"] = dg.MetadataValue.text(ref.provider)

@@ -5,7 +5,7 @@ The row's key column is the partition key, every other column a variable of the 
 
 import asyncio
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -17,7 +17,7 @@ import orjson
 
 from genblaze_dagster import _prompt_files
 from genblaze_dagster.core.canonical import canonical_json
-from genblaze_dagster.errors import NotFoundError, PartitionKeyError
+from genblaze_dagster.errors import ConfigError, NotFoundError, PartitionKeyError
 from genblaze_dagster.net.loop import run_sync
 from genblaze_dagster.pipeline.environment import default_store_url
 from genblaze_dagster.storage.store import MediaStore
@@ -210,6 +210,14 @@ class PromptRows:
         """Variables that rows can have, None when that is not known before a run."""
         return None if self._table is None else self._table.columns | {KEY_VARIABLE}
 
+    @property
+    def example(self) -> Row:
+        """Some row with its key, empty when that is not known before a run."""
+        if self._table is None:
+            return {}
+        key = self._table.keys[0]
+        return {KEY_VARIABLE: key, **self._table.row(key)}
+
     async def load(self, store: MediaStore, key: str | None) -> dict[str, object]:
         """Return the row of a partition with its key as `partition_key`.
 
@@ -233,6 +241,65 @@ class PromptRows:
         if isinstance(self.definition, dg.DynamicPartitionsDefinition) and name:
             return await load_row(store, name, key) or {}
         return {}
+
+
+@dataclass(frozen=True, slots=True)
+class WantedPartitions:
+    """Partitions somebody has named, by keys or by a range; all of them when by neither.
+
+    `instance` knows the keys of dynamic partitions.
+    """
+
+    keys: Sequence[str] | None
+    range: tuple[str, str] | None
+    instance: dg.DagsterInstance | None
+
+    def of(self, definition: dg.PartitionsDefinition | None) -> list[str | None]:
+        """Return the wanted keys an asset has, in order; [None] for an asset without partitions.
+
+        Raises:
+            ConfigError: nobody knows them.
+        """
+        if definition is None:
+            return [None]
+        if self.instance is None and _is_dynamic(definition):
+            raise ConfigError(
+                "the keys of dynamic partitions are in a Dagster instance; give instance=..., or set "
+                "DAGSTER_HOME for the command"
+            )
+        with dg.partition_loading_context(dynamic_partitions_store=self.instance):
+            if self.range is None and self.keys is None:
+                return [*definition.get_partition_keys()]
+            if self.range is not None:
+                if not all(map(definition.has_partition_key, self.range)):
+                    return []
+                wanted = dg.PartitionKeyRange(*self.range)
+                return [*definition.get_partition_keys_in_range(wanted)]
+            return [key for key in self.keys or () if definition.has_partition_key(key)]
+
+    def check(self, wanted: Iterable[Sequence[str | None]]) -> None:
+        """Refuse keys that no asset has.
+
+        Raises:
+            PartitionKeyError: names the first of them.
+        """
+        named = list(self.range or self.keys or ())
+        known = {key for keys in wanted for key in keys}
+        missing = [key for key in named if key not in known]
+        if missing:
+            raise PartitionKeyError(
+                f"no selected asset has the partition {missing[0]!r}; look at the keys in the UI, or "
+                "select another asset"
+            )
+
+
+def _is_dynamic(definition: dg.PartitionsDefinition) -> bool:
+    """Whether keys of partitions, or of one of their dimensions, are kept in a Dagster instance."""
+    if isinstance(definition, dg.MultiPartitionsDefinition):
+        return any(
+            _is_dynamic(dimension.partitions_def) for dimension in definition.partitions_defs
+        )
+    return isinstance(definition, dg.DynamicPartitionsDefinition)
 
 
 async def load_row(store: MediaStore, name: str, key: str) -> Row | None:

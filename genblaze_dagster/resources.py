@@ -12,12 +12,28 @@ from pydantic import Field, PrivateAttr
 
 from genblaze_dagster.errors import ConfigError
 from genblaze_dagster.io_manager import MediaIOManager, StoreIOManager
+from genblaze_dagster.ledger.budgets import Budget
 from genblaze_dagster.ledger.ledger import Ledger
 from genblaze_dagster.pipeline.environment import default_ledger_url
-from genblaze_dagster.providers.protocol import Provider
+from genblaze_dagster.providers.protocol import Provider, RateLimit
 
 LEDGER_KEY = "ledger"
 MEDIA_KEY = "media"
+
+
+class BudgetConfig(dg.Config):
+    """A `Budget` as Dagster config."""
+
+    scope: str = Field(description="run, asset, partition, tenant, provider or day.")
+    limit_usd: float = Field(description="USD that each of them may spend.")
+    unknown_cost: float | None = Field(
+        default=None,
+        description="USD a request of unknown price counts as; it is refused when left out.",
+    )
+    name: str | None = Field(default=None, description="How messages call this budget.")
+    match: str | None = Field(
+        default=None, description="The only asset key, tenant or provider it holds for."
+    )
 
 
 class LedgerResource(dg.ConfigurableResource):
@@ -25,8 +41,15 @@ class LedgerResource(dg.ConfigurableResource):
 
     url: str | None = Field(
         default=None,
-        description="`sqlite:///path` of a local file. GENBLAZE_LEDGER, else `.genblaze/ledger.db` "
-        "below the working directory, when left out.",
+        repr=False,
+        json_schema_extra={"dagster__is_secret": True},
+        description="`sqlite:///path` of a file on a local disk, for one machine; or "
+        "`postgresql://user:password@host/database` for several, with "
+        "`genblaze-dagster[postgres]` installed. Prefer dg.EnvVar for a URL with a password. "
+        "GENBLAZE_LEDGER, else `.genblaze/ledger.db` below the working directory, when left out.",
+    )
+    budgets: list[BudgetConfig] = Field(
+        default=[], description="Limits on what is spent through this ledger."
     )
 
     _ledger: Ledger | None = PrivateAttr(default=None)
@@ -36,10 +59,19 @@ class LedgerResource(dg.ConfigurableResource):
 
         Raises:
             ConfigError: the URL is broken or not of a supported database.
+            MissingExtraError: PostgreSQL needs a driver that is not installed.
         """
         if self._ledger is None:
             self._ledger = Ledger(self.url or default_ledger_url())
         return self._ledger
+
+    def get_budgets(self) -> tuple[Budget, ...]:
+        """Return the budgets.
+
+        Raises:
+            ConfigError: a value is not usable; names it.
+        """
+        return tuple(Budget(**each.model_dump()) for each in self.budgets)
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
         """Close the database when the step process is done with it."""
@@ -59,7 +91,27 @@ class ProviderResource(dg.ConfigurableResource):
         """Return a provider with these settings; the caller closes it."""
 
 
-class LocalResource(ProviderResource):
+class LimitedResource(ProviderResource):
+    """A provider whose vendor limits what one account may ask.
+
+    Every process that shares the ledger keeps to the limits together. They count requests, where a
+    Dagster pool counts steps.
+    """
+
+    rate: float | None = Field(default=None, gt=0, description="Submits per minute at most.")
+    concurrency: int | None = Field(
+        default=None, ge=1, description="Jobs that are open at the same time at most."
+    )
+
+    @property
+    def rate_limit(self) -> RateLimit | None:
+        """The limits, None when there are none."""
+        if self.rate is None and self.concurrency is None:
+            return None
+        return RateLimit(requests=self.rate, seconds=60.0, concurrency=self.concurrency)
+
+
+class LocalResource(LimitedResource):
     """The `local` provider: real media without a key or a network."""
 
     latency: float = Field(default=0.0, description="Seconds every job takes, for demonstrations.")
@@ -68,10 +120,10 @@ class LocalResource(ProviderResource):
         """Return a local provider."""
         from genblaze_dagster.providers.local import LocalProvider
 
-        return LocalProvider(latency=self.latency)
+        return LocalProvider(latency=self.latency, rate_limit=self.rate_limit)
 
 
-class OpenAIResource(ProviderResource):
+class OpenAIResource(LimitedResource):
     """The `openai` provider."""
 
     api_key: str | None = Field(
@@ -99,6 +151,7 @@ class OpenAIResource(ProviderResource):
             base_url=self.base_url,
             organization=self.organization,
             project=self.project,
+            rate_limit=self.rate_limit,
         )
 
 

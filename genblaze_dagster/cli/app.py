@@ -16,6 +16,12 @@ _COMMANDS = {
     "replay": Entry(
         "genblaze_dagster.cli.replay:replay", "Look at a recorded run, or run it again."
     ),
+    "plan": Entry(
+        "genblaze_dagster.cli.plan:plan", "Say what a materialization would do and cost."
+    ),
+    "ledger": Entry(
+        "genblaze_dagster.cli.ledger:ledger", "What was submitted, paid and is left open."
+    ),
     "index": Entry("genblaze_dagster.cli.index:index", "Write manifests into a Parquet dataset."),
     "sql": Entry("genblaze_dagster.cli.sql:sql", "Query the provenance index."),
 }
@@ -33,7 +39,7 @@ def cli(ctx: click.Context) -> None:
     """Generative media as Dagster assets, with provenance that can be checked and queried.
 
     \b
-    Exit status: 0 ok, 1 verification failed, 2 usage, 3 cannot be decided,
+    Exit status: 0 ok, 1 found wrong or refused, 2 usage, 3 cannot be decided,
     4 storage or configuration, 5 SQL, 70 internal error.
     """
     if ctx.invoked_subcommand is None:

@@ -1,8 +1,8 @@
-"""A running Dagster deployment, over its GraphQL interface: find the replay job, launch, follow."""
+"""A running Dagster deployment, over its GraphQL interface: find jobs and assets, launch, follow."""
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,8 +26,21 @@ query ReplayJobs {
   }
 }
 """
+_ASSETS: Final = """
+query Assets($keys: [AssetKeyInput!]) {
+  assetNodes(assetKeys: $keys) {
+    assetKey { path }
+    jobNames
+    isPartitioned
+    partitionKeys
+    partitionKeysByDimension { name }
+    backfillPolicy { maxPartitionsPerRun }
+    repository { name location { name } }
+  }
+}
+"""
 _LAUNCH: Final = """
-mutation LaunchReplay($params: ExecutionParams!) {
+mutation Launch($params: ExecutionParams!) {
   launchRun(executionParams: $params) {
     __typename
     ... on LaunchRunSuccess { run { runId } }
@@ -37,7 +50,7 @@ mutation LaunchReplay($params: ExecutionParams!) {
 }
 """
 _STATUS: Final = """
-query ReplayStatus($runId: ID!) {
+query Status($runId: ID!) {
   runOrError(runId: $runId) {
     __typename
     ... on Run { status }
@@ -51,6 +64,8 @@ _FIRST_LOOK_SECONDS: Final = 0.5
 _LONGEST_WAIT_SECONDS: Final = 5.0
 _MOST_MISSED_ANSWERS: Final = 5
 _QUOTED_CHARS: Final = 300
+_ASSET_JOB: Final = "__ASSET_JOB"
+"""Start of the names of the jobs with which Dagster materialises selected assets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +75,22 @@ class Job:
     name: str
     repository: str
     location: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeployedAsset:
+    """An asset of a code location.
+
+    `partition_keys` are in Dagster's order, None of an asset without partitions; `dimensions` are
+    the names of those of multi-partition keys, else empty. `partitions_per_run` is None when a run
+    may take any number.
+    """
+
+    key: str
+    job: Job
+    partition_keys: Sequence[str] | None
+    dimensions: Sequence[str]
+    partitions_per_run: int | None
 
 
 class Deployment:
@@ -125,19 +156,53 @@ class Deployment:
         Raises:
             ConfigError: the deployment refuses.
         """
-        params = {
-            "selector": {
-                "repositoryLocationName": job.location,
-                "repositoryName": job.repository,
-                "jobName": job.name,
-            },
-            "runConfigData": run_config(job.name, dict(config)),
-            "executionMetadata": {
-                "tags": [{"key": key, "value": value} for key, value in tags.items()]
-            },
+        given = {"runConfigData": run_config(job.name, dict(config))}
+        return await self._launch(_selector(job), tags, given, "the replay was not launched")
+
+    async def assets(self, keys: Sequence[str], location: str | None) -> list[DeployedAsset]:
+        """Return the materialisable assets of these keys; those that are not there are left out.
+
+        Args:
+            keys: asset keys, their parts joined with `/`.
+            location: the code location to look in, when several have them.
+
+        Raises:
+            ConfigError: the deployment cannot be asked.
+        """
+        paths = [{"path": key.split("/")} for key in keys]
+        nodes = (await self._client.query(_ASSETS, {"keys": paths}))["assetNodes"]
+        return [
+            asset
+            for node in nodes
+            if location in (None, node["repository"]["location"]["name"])
+            and (asset := _asset(node)) is not None
+        ]
+
+    async def materialize(self, asset: DeployedAsset, tags: Mapping[str, str]) -> str:
+        """Launch a run of one asset and return its id; tags tell its partitions.
+
+        Raises:
+            ConfigError: the deployment refuses.
+        """
+        selector = {
+            **_selector(asset.job),
+            "assetSelection": [{"path": asset.key.split("/")}],
+            # Its checks run with it, as when a person materialises it.
+            "assetCheckSelection": None,
         }
+        return await self._launch(selector, tags, {}, f"{asset.key} was not launched")
+
+    async def _launch(
+        self,
+        selector: Mapping[str, object],
+        tags: Mapping[str, str],
+        given: Mapping[str, object],
+        failure: str,
+    ) -> str:
+        metadata = {"tags": [{"key": key, "value": value} for key, value in tags.items()]}
+        params = {"selector": selector, "executionMetadata": metadata, **given}
         answer = (await self._client.query(_LAUNCH, {"params": params}))["launchRun"]
-        _refuse_errors(answer, "LaunchRunSuccess", "the replay was not launched")
+        _refuse_errors(answer, "LaunchRunSuccess", failure)
         return answer["run"]["runId"]
 
     async def follow(self, run_id: str) -> str:
@@ -165,6 +230,30 @@ class Deployment:
         answer = (await self._client.query(_STATUS, {"runId": run_id}))["runOrError"]
         _refuse_errors(answer, "Run", f"run {run_id} cannot be followed")
         return answer["status"]
+
+
+def _selector(job: Job) -> dict[str, object]:
+    return {
+        "repositoryLocationName": job.location,
+        "repositoryName": job.repository,
+        "jobName": job.name,
+    }
+
+
+def _asset(node: Mapping[str, Any]) -> DeployedAsset | None:
+    job = next((name for name in node["jobNames"] if name.startswith(_ASSET_JOB)), None)
+    if job is None:
+        return None
+    policy = node["backfillPolicy"]
+    dimensions = [dimension["name"] for dimension in node["partitionKeysByDimension"]]
+    repository = node["repository"]
+    return DeployedAsset(
+        key="/".join(node["assetKey"]["path"]),
+        job=Job(job, repository["name"], repository["location"]["name"]),
+        partition_keys=node["partitionKeys"] if node["isPartitioned"] else None,
+        dimensions=dimensions if len(dimensions) > 1 else [],
+        partitions_per_run=1 if policy is None else policy["maxPartitionsPerRun"],
+    )
 
 
 def _refuse_errors(answer: Mapping[str, Any], wanted: str, failure: str) -> None:

@@ -5,6 +5,7 @@ from enum import IntEnum
 from typing import Final
 
 from genblaze_dagster.errors import (
+    BudgetExceededError,
     EmbeddingError,
     GenblazeError,
     IndexQueryError,
@@ -21,7 +22,8 @@ class ExitCode(IntEnum):
 
     OK = 0
     FAILED = 1
-    """Looked at and found wrong: tampered, bytes differ, unreadable manifest, failed generation."""
+    """Looked at and found wrong, or refused: tampered, bytes differ, unreadable manifest, failed
+    generation, no budget for it, a submission that is not in the state it is asked to leave."""
     USAGE = 2
     UNDECIDED = 3
     """Neither right nor wrong: no manifest, a pointer, a newer schema, bytes nobody can compare."""
@@ -42,6 +44,7 @@ _CODES: Final[tuple[tuple[type[GenblazeError], ExitCode], ...]] = (
     (ManifestError, ExitCode.FAILED),
     (ProviderError, ExitCode.FAILED),
     (PipelineError, ExitCode.FAILED),
+    (BudgetExceededError, ExitCode.FAILED),
     (IndexQueryError, ExitCode.SQL),
 )
 

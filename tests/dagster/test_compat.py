@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from functools import partial
 
 import dagster as dg
 import pytest
@@ -280,3 +281,35 @@ def test_only_selected_assets_are_in_the_log(world: World) -> None:
     tags = world.event("story/video", "a").tags
     image = world.instance.fetch_materializations(dg.AssetKey(["story", "image"]), limit=1)
     assert tags["dagster/input_event_pointer/story/image"] == str(image.records[0].storage_id)
+
+
+def test_the_body_of_assets_is_found_again_in_copies_of_them() -> None:
+    """By it a definition is known as ours, whatever Dagster's own functions have done to it."""
+
+    def body(context: dg.AssetExecutionContext):
+        yield dg.MaterializeResult(asset_key="a")
+
+    made = dg.multi_asset(name="x", specs=[dg.AssetSpec("a")])(body)
+    copies = [
+        made,
+        *dg.map_asset_specs(lambda spec: spec.merge_attributes(tags={"t": "1"}), [made]),
+    ]
+    graph = dg.Definitions(assets=copies[1:]).get_repository_def().asset_graph
+    for one in (*copies, graph.assets_def_for_key(dg.AssetKey("a"))):
+        assert isinstance(one, dg.AssetsDefinition)
+        assert _compat.body_of(one) is body
+    assert _compat.body_of(dg.AssetsDefinition(specs=[dg.AssetSpec("external")])) is None
+
+
+def test_upstream_partitions_are_mapped_without_a_run() -> None:
+    """As in a run: by the mapping and in upstream's order, else the same key, or None."""
+    letters = dg.StaticPartitionsDefinition([*"hgfedcba"])
+    mapped = partial(_compat.mapped_partitions, instance=None)
+    assert mapped(None, letters, letters, "b") == ["b"]
+    assert mapped(dg.AllPartitionMapping(), None, letters, None) == [*"hgfedcba"]
+    assert mapped(None, letters, None, "b") is None
+
+
+def test_a_job_of_assets_has_the_type_we_name() -> None:
+    """It has no public name."""
+    assert isinstance(dg.define_asset_job("j"), _compat.AssetJob)

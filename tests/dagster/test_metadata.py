@@ -49,7 +49,17 @@ REF = MediaRef(
     created_at="2026-01-01T00:00:00+00:00",
     media=(MEDIA,),
 )
-KEYS = ("preview", "media", "sha256", "manifest", "model", "bytes", "request_key", "provider")
+KEYS = (
+    "preview",
+    "media",
+    "sha256",
+    "manifest",
+    "model",
+    "bytes",
+    "request_key",
+    "run_id",
+    "provider",
+)
 
 
 def noise(width: int, height: int) -> bytes:

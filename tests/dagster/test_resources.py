@@ -1,8 +1,13 @@
+import time
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 
+from genblaze_dagster import Pipeline
+from genblaze_dagster.ledger.ledger import Ledger
+from genblaze_dagster.providers.protocol import HasAccount, RateLimit
 from genblaze_dagster.resources import (
     PROVIDER_RESOURCES,
     LedgerResource,
@@ -11,7 +16,7 @@ from genblaze_dagster.resources import (
     genblaze_resources,
 )
 from genblaze_dagster.storage.store import MediaStore
-from tests.support.world import World, failure_text
+from tests.support.world import World, failure_text, prompts
 
 
 def test_definitions_with_all_defaults_load_and_open_nothing(
@@ -94,3 +99,40 @@ def test_another_kind_of_io_manager_is_refused_by_name(world: World) -> None:
 def test_the_local_provider_needs_nothing() -> None:
     """Its resource gives a provider of that name."""
     assert LocalResource().get_provider().name == "local"
+
+
+def test_limits_of_an_account_hold_for_all_that_share_the_ledger(world: World) -> None:
+    """One job at a time although the assets would run all of them at once."""
+    pipeline = Pipeline("p").step("local", model="local-image", prompt="{subject}", width=32)
+    assets = pipeline.to_assets(partitions=prompts(*"abc"))
+    local = LocalResource(latency=0.2, concurrency=1)
+    started = time.monotonic()
+    assert world.materialize(assets, [*"abc"], resources={"local": local}).success
+    assert time.monotonic() - started > 3 * 0.2
+    with Ledger(f"sqlite:///{world.folder / 'ledger.db'}") as ledger:
+        assert {row.account for row in ledger.rows()} == {"local"}
+
+
+def test_an_account_is_known_by_a_fingerprint_of_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same in every process, another for another key, and never the key itself."""
+    one, same, other = (
+        OpenAIResource(api_key=key, rate=30, concurrency=4).get_provider()
+        for key in ("sk-one-secret", "sk-one-secret", "sk-other")
+    )
+    assert isinstance(one, HasAccount)
+    assert isinstance(other, HasAccount)
+    assert one.account == getattr(same, "account", None) != other.account
+    assert "secret" not in one.account
+    assert one.rate_limit == RateLimit(requests=30, seconds=60.0, concurrency=4)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    keyless = OpenAIResource().get_provider()
+    assert isinstance(keyless, HasAccount)
+    assert (keyless.account, keyless.rate_limit) == ("openai", None)
+    assert not isinstance(LocalResource().get_provider(), HasAccount)
+
+
+@pytest.mark.parametrize("limits", [{"rate": 0}, {"concurrency": 0}])
+def test_limits_that_let_nothing_pass_are_refused(limits: dict[str, Any]) -> None:
+    """When the definitions load, not when the first run waits for ever."""
+    with pytest.raises(ValueError, match="greater than"):
+        LocalResource(**limits)

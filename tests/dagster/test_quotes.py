@@ -1,0 +1,211 @@
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from genblaze_dagster import Media, Pipeline, PromptTable, generation_asset
+from genblaze_dagster.errors import ConfigError, HeldError, PartitionKeyError
+from genblaze_dagster.ledger.ledger import Intent, Ledger
+from genblaze_dagster.providers.protocol import GenerationRequest
+from genblaze_dagster.quotes import Outlook, Quote, quote
+from tests.support.providers import CountingProvider
+from tests.support.world import World, prompts
+
+KEYS = ["a", "b", "c"]
+
+
+def quoted(world: World, assets: Sequence[dg.AssetsDefinition], **options: Any) -> Quote:
+    return quote(assets, resources=world.resources, instance=world.instance, **options)
+
+
+def reserved(world: World) -> float:
+    """What the ledger says was expected of all it holds."""
+    with Ledger(f"sqlite:///{world.folder / 'ledger.db'}") as ledger:
+        return sum(row.estimated_cost_usd or 0.0 for row in ledger.rows())
+
+
+def outlooks(found: Quote) -> dict[tuple[str, str | None], str]:
+    return {(item.asset_key, item.partition_key): item.outlook.value for item in found.items}
+
+
+class BySubject(CountingProvider):
+    """Charges by the length of the prompt, and for videos by their input's size if told to."""
+
+    by_input: bool = False
+
+    def estimate_cost(self, request: GenerationRequest) -> float | None:
+        if self.by_input and request.inputs:
+            return 0.001 * (request.inputs[0].asset.width or 0)
+        return 0.013 * len(request.prompt or "")
+
+
+@pytest.fixture
+def provider(world: World) -> BySubject:
+    world.provider = BySubject()
+    return world.provider
+
+
+def test_what_is_quoted_is_what_the_run_reserves(world: World, provider: BySubject) -> None:
+    """Chained steps included, to the last digit; and quoting leaves nothing behind."""
+    assets = world.pipeline().to_assets(partitions=prompts(*KEYS, "a-longer-one"))
+    found = quoted(world, assets)
+    assert found.counts == {"new": 8}
+    assert not found.unknown
+    assert provider.submitted == 0
+    assert not (world.folder / "ledger.db").exists()
+    assert not (world.folder / "store").exists()
+    world.materialize(assets, ["a", "a-longer-one"])
+    assert reserved(world) == pytest.approx(found.estimated_usd, abs=1e-12)
+    assert found.estimated_usd == pytest.approx(0.013 * (2 * (3 * 6 + 17)))
+
+
+def test_a_price_that_depends_on_an_input_is_unknown_until_it_exists(
+    world: World, provider: BySubject
+) -> None:
+    """It is named and never free; when the input is stored it is known, and what is reserved."""
+    provider.by_input = True
+    assets = world.pipeline().to_assets(partitions=prompts("a"))
+    found = quoted(world, assets)
+    assert [item.asset_key for item in found.unknown] == ["story/video"]
+    assert found.unknown[0].reason == "unknown until its input exists"
+    world.materialize(assets, "a", selection=[dg.AssetKey(["story", "image"])])
+    before = reserved(world)
+    found = quoted(world, assets, selection="key:story/video")
+    assert found.estimated_usd == pytest.approx(0.008)
+    world.materialize(assets, "a", selection=[dg.AssetKey(["story", "video"])])
+    assert reserved(world) - before == pytest.approx(found.estimated_usd)
+
+
+def test_stored_media_is_quoted_as_what_the_run_would_take(world: World) -> None:
+    """A new run asks anew; with reuse, or when a run is carried on, nothing is paid again."""
+    table = prompts(*KEYS)
+    assets = world.pipeline().to_assets(partitions=table)
+    world.materialize(assets, ["a", "b"], tags={"dagster/root_run_id": "first"})
+    assert quoted(world, assets).counts == {"new": 6}
+    carried_on = quoted(world, assets, scope="first")
+    assert carried_on.counts == {"finished": 4, "new": 2}
+    assert [item.partition_key for item in carried_on.new] == ["c", "c"]
+    again = world.pipeline().to_assets(partitions=table, reuse=True)
+    assert quoted(world, again).counts == {"reused": 4, "new": 2}
+    for media in world.ref("story/image", "a").media:
+        (world.folder / "store" / media.key).unlink()
+    lost = outlooks(quoted(world, again))
+    assert lost["story/image", "a"] == "new"
+
+
+def test_open_and_held_submissions_are_told_apart(world: World) -> None:
+    """An open job is fetched, a live worker waited for, a lost answer left to a person."""
+    table = prompts(*"abcd")
+    assets = (
+        Pipeline("one")
+        .step(world.provider, model="m", name="image", prompt="draw {subject}")
+        .to_assets(partitions=table)
+    )
+    world.materialize(assets, ["a", "d"])
+    with Ledger(f"sqlite:///{world.folder / 'ledger.db'}") as ledger:
+        for row in list(ledger.rows()):
+            intent = Intent(
+                asset_key=row.asset_key,
+                partition_key=row.partition_key,
+                scope="another",
+                generation_key=row.generation_key,
+                provider=row.provider,
+                model=row.model,
+            )
+            _leave(ledger, intent)
+    found = outlooks(quoted(world, assets))
+    expected = {"a": "resumed", "b": "under_way", "c": "held", "d": "new"}
+    assert {partition: state for (_, partition), state in found.items()} == expected
+    assert not quoted(world, assets).passes
+
+
+def _leave(ledger: Ledger, intent: Intent) -> None:
+    """Leave submissions behind: of `a` a job, of `b` a live worker, of `c` a lost answer."""
+    claimed = ledger.claim(intent, owner="w", lease_seconds=60).submission
+    match intent.partition_key:
+        case "a":
+            ledger.mark_sending(claimed.id, "w")
+            ledger.submitted(claimed.id, "w", "job-1")
+            ledger.release(claimed.id, "w")
+        case "c":
+            ledger.mark_sending(claimed.id, "w")
+            ledger.failed(claimed.id, "w", code=None, message="lost", sent=None)
+            with pytest.raises(HeldError):
+                ledger.claim(intent, owner="x")
+        case "d":
+            ledger.release(claimed.id, "w")
+        case _:
+            return
+
+
+def test_prompt_functions_are_asked_as_in_the_run(world: World, provider: BySubject) -> None:
+    """Theirs are priced by what they return; with unmade inputs they cannot be asked."""
+    table = prompts("a", "bb")
+
+    @generation_asset(provider=provider, model="m", partitions=table)
+    def image(row: dict[str, Any]) -> str:
+        if row["subject"] == "bb":
+            raise ValueError("no prompt for bb")
+        return "x" * 10
+
+    @generation_asset(provider=provider, model="m", modality="video", partitions=table)
+    def clip(image: Media) -> str:
+        return f"{image.ref.media[0].width} wide"
+
+    found = quoted(world, [image, clip])
+    assert found.by_asset["image"].estimated_usd == pytest.approx(0.13)
+    broken = next(item for item in found.items if item.outlook is Outlook.IMPOSSIBLE)
+    assert (broken.partition_key, broken.reason) == ("bb", "ValueError: no prompt for bb")
+    assert [item.partition_key for item in found.unknown] == ["a"]
+    world.materialize([image, clip], "a", selection=[image])
+    assert quoted(world, [image, clip], selection="clip", partition_keys=["a"]).new[0].cost_usd == (
+        pytest.approx(0.013 * len("8 wide"))
+    )
+
+
+def test_partitions_and_assets_are_chosen_as_in_dagster(world: World) -> None:
+    """Keys, ranges and selection syntax; what does not exist is refused by name."""
+    assets = world.pipeline().to_assets(partitions=prompts(*"abcde"))
+    found = quoted(world, assets, selection="+key:story/video", partition_range=("b", "d"))
+    assert found.counts == {"new": 6}
+    one = quoted(world, assets, selection="kind:video", partition_keys=["e"])
+    assert outlooks(one) == {("story/video", "e"): "impossible"}
+    assert "has no media in the store" in (one.items[0].reason or "")
+    with pytest.raises(PartitionKeyError, match="'z'"):
+        quoted(world, assets, partition_keys=["a", "z"])
+    with pytest.raises(ConfigError, match="no generated assets"):
+        quoted(world, assets, selection="group:other")
+
+
+def test_dynamic_partitions_are_those_the_instance_knows(world: World) -> None:
+    """With the rows from the store; without an instance nobody knows them, and that is said."""
+    table = prompts("a", "bb")
+    table.add_to(world.instance, "subjects", store=world.store)
+    assets = world.pipeline().to_assets(partitions=PromptTable.dynamic_partitions("subjects"))
+    found = quoted(world, assets)
+    assert {item.partition_key for item in found.items} == {"a", "bb"}
+    with pytest.raises(ConfigError, match="DAGSTER_HOME"):
+        quote(assets, resources=world.resources)
+
+
+def test_a_row_that_cannot_be_asked_is_named_with_its_reason(world: World) -> None:
+    """A request the provider refuses is impossible, and so is what is made of it."""
+    pipeline = world.pipeline().step(
+        world.provider, model="no-such-model", name="last", prompt="x", input_from="video"
+    )
+    found = quoted(world, pipeline.to_assets(partitions=prompts("a")))
+    assert outlooks(found)["story/last", "a"] == "impossible"
+    assert "no-such-model" in (found.items[-1].reason or "")
+
+
+@pytest.mark.slow
+def test_a_thousand_partitions_are_quoted_in_seconds(world: World) -> None:
+    """Two steps each, against a ledger that has them all already."""
+    keys = [f"k{number:04}" for number in range(1000)]
+    assets = world.pipeline().to_assets(partitions=prompts(*keys))
+    started = time.monotonic()
+    found = quoted(world, assets)
+    assert found.counts == {"new": 2000}
+    assert time.monotonic() - started < 10
