@@ -39,8 +39,8 @@ class Vendor:
 
     Args:
         name: as in manifests.
-        key_variables: environment variables that may hold the key; the first that is set counts,
-            and messages name the first.
+        key_variables: environment variables that may hold the key; the first that is set counts.
+        named_variable: the one that messages name; the first of them when left out.
         base_url: of the API, without a slash at its end.
         base_url_variable: environment variable with another one.
         key_headers: the headers that carry a key.
@@ -51,6 +51,7 @@ class Vendor:
 
     name: str
     key_variables: tuple[str, ...]
+    named_variable: str | None = None
     base_url: str
     base_url_variable: str | None = None
     key_headers: Callable[[str], Mapping[str, str]] = bearer
@@ -92,7 +93,8 @@ class Api:
         Raises:
             AuthError: there is none, or it cannot be one; names the variable.
         """
-        name, variable = self.vendor.name, self.vendor.key_variables[0]
+        name = self.vendor.name
+        variable = self.vendor.named_variable or self.vendor.key_variables[0]
         found = (os.environ.get(known) for known in self.vendor.key_variables)
         key = (self._given_key or next(filter(None, found), "")).strip()
         if not key:

@@ -30,6 +30,7 @@ from genblaze_dagster.providers.protocol import (
 )
 from genblaze_dagster.providers.validation import (
     DiscoveryResult,
+    DiscoveryStatus,
     DiscoverySupport,
     ValidationResult,
 )
@@ -223,6 +224,10 @@ class VendorProvider:
             if self.discovery_support is DiscoverySupport.NONE
             else await self.discover_models(refresh=refresh)
         )
+        failed = discovery is not None and discovery.status is DiscoveryStatus.FAILED
+        if refresh and failed and not self.models.is_registered(model_id):
+            # The vendor's word of now was asked for; that a name looks right is not it.
+            return ValidationResult.unknown_permissive(detail=discovery.detail)
         return self.models.validate(
             model_id, discovery_support=self.discovery_support, discovery=discovery
         )
