@@ -39,14 +39,23 @@ if TYPE_CHECKING:
     from genblaze_dagster.core.reference import MediaObject as MediaObject
     from genblaze_dagster.core.reference import MediaRef as MediaRef
     from genblaze_dagster.core.reference import Rendition as Rendition
+    from genblaze_dagster.errors import AuthError as AuthError
+    from genblaze_dagster.errors import BudgetExceededError as BudgetExceededError
     from genblaze_dagster.errors import ConfigError as ConfigError
+    from genblaze_dagster.errors import ContentPolicyError as ContentPolicyError
     from genblaze_dagster.errors import EmbeddingError as EmbeddingError
     from genblaze_dagster.errors import GenblazeError as GenblazeError
+    from genblaze_dagster.errors import HeldError as HeldError
+    from genblaze_dagster.errors import InvalidRequestError as InvalidRequestError
+    from genblaze_dagster.errors import LedgerError as LedgerError
     from genblaze_dagster.errors import ManifestError as ManifestError
+    from genblaze_dagster.errors import ModelError as ModelError
     from genblaze_dagster.errors import ModerationRejectedError as ModerationRejectedError
     from genblaze_dagster.errors import PipelineError as PipelineError
     from genblaze_dagster.errors import PipelineTimeoutError as PipelineTimeoutError
     from genblaze_dagster.errors import ProviderError as ProviderError
+    from genblaze_dagster.errors import QuotaError as QuotaError
+    from genblaze_dagster.errors import RateLimitError as RateLimitError
     from genblaze_dagster.errors import SinkError as SinkError
     from genblaze_dagster.errors import StorageError as StorageError
     from genblaze_dagster.errors import UnverifiedAssetError as UnverifiedAssetError
@@ -57,6 +66,9 @@ if TYPE_CHECKING:
     from genblaze_dagster.io_manager import LocalMediaIOManager as LocalMediaIOManager
     from genblaze_dagster.io_manager import MediaIOManager as MediaIOManager
     from genblaze_dagster.io_manager import S3MediaIOManager as S3MediaIOManager
+    from genblaze_dagster.ledger.budgets import Budget as Budget
+    from genblaze_dagster.ledger.budgets import BudgetScope as BudgetScope
+    from genblaze_dagster.ledger.budgets import Spend as Spend
     from genblaze_dagster.ledger.ledger import Ledger as Ledger
     from genblaze_dagster.media.embedding import EmbedMethod as EmbedMethod
     from genblaze_dagster.media.embedding import EmbedResult as EmbedResult
@@ -96,6 +108,24 @@ if TYPE_CHECKING:
     from genblaze_dagster.pipeline.webhooks import WebhookEvent as WebhookEvent
     from genblaze_dagster.pipeline.webhooks import WebhookNotifier as WebhookNotifier
     from genblaze_dagster.pipeline.webhooks import WebhookSink as WebhookSink
+    from genblaze_dagster.provider_resources import AssemblyAIResource as AssemblyAIResource
+    from genblaze_dagster.provider_resources import DecartResource as DecartResource
+    from genblaze_dagster.provider_resources import ElevenLabsResource as ElevenLabsResource
+    from genblaze_dagster.provider_resources import FalResource as FalResource
+    from genblaze_dagster.provider_resources import GMICloudResource as GMICloudResource
+    from genblaze_dagster.provider_resources import GoogleResource as GoogleResource
+    from genblaze_dagster.provider_resources import HumeResource as HumeResource
+    from genblaze_dagster.provider_resources import LimitedResource as LimitedResource
+    from genblaze_dagster.provider_resources import LMNTResource as LMNTResource
+    from genblaze_dagster.provider_resources import LocalResource as LocalResource
+    from genblaze_dagster.provider_resources import LumaResource as LumaResource
+    from genblaze_dagster.provider_resources import NvidiaResource as NvidiaResource
+    from genblaze_dagster.provider_resources import OpenAIResource as OpenAIResource
+    from genblaze_dagster.provider_resources import ProviderResource as ProviderResource
+    from genblaze_dagster.provider_resources import ReplicateResource as ReplicateResource
+    from genblaze_dagster.provider_resources import RunwayResource as RunwayResource
+    from genblaze_dagster.provider_resources import StabilityResource as StabilityResource
+    from genblaze_dagster.provider_resources import VendorResource as VendorResource
     from genblaze_dagster.providers.base import BaseProvider as BaseProvider
     from genblaze_dagster.providers.base import SyncProvider as SyncProvider
     from genblaze_dagster.providers.discovery import discover_providers as discover_providers
@@ -110,12 +140,18 @@ if TYPE_CHECKING:
     from genblaze_dagster.providers.values import ProgressEvent as ProgressEvent
     from genblaze_dagster.providers.values import ProviderCapabilities as ProviderCapabilities
     from genblaze_dagster.providers.values import SubmitResult as SubmitResult
+    from genblaze_dagster.quotes import Quote as Quote
+    from genblaze_dagster.quotes import StepQuote as StepQuote
+    from genblaze_dagster.quotes import quote as quote
+    from genblaze_dagster.reconcile import reconcile_sensor as reconcile_sensor
     from genblaze_dagster.replay import replay_job as replay_job
+    from genblaze_dagster.resources import BudgetConfig as BudgetConfig
     from genblaze_dagster.resources import LedgerResource as LedgerResource
-    from genblaze_dagster.resources import LocalResource as LocalResource
-    from genblaze_dagster.resources import OpenAIResource as OpenAIResource
-    from genblaze_dagster.resources import ProviderResource as ProviderResource
     from genblaze_dagster.resources import genblaze_resources as genblaze_resources
+    from genblaze_dagster.schedules import model_checks as model_checks
+    from genblaze_dagster.schedules import probe_job as probe_job
+    from genblaze_dagster.schedules import probe_schedule as probe_schedule
+    from genblaze_dagster.sensors import rescue_sensor as rescue_sensor
     from genblaze_dagster.storage.backend import S3StorageBackend as S3StorageBackend
     from genblaze_dagster.storage.keys import KeyStrategy as KeyStrategy
     from genblaze_dagster.storage.media import Media as Media
@@ -173,14 +209,23 @@ _EXPORTS = {
         "Rendition",
     ),
     "errors": (
+        "AuthError",
+        "BudgetExceededError",
         "ConfigError",
+        "ContentPolicyError",
         "EmbeddingError",
         "GenblazeError",
+        "HeldError",
+        "InvalidRequestError",
+        "LedgerError",
         "ManifestError",
+        "ModelError",
         "ModerationRejectedError",
         "PipelineError",
         "PipelineTimeoutError",
         "ProviderError",
+        "QuotaError",
+        "RateLimitError",
         "SinkError",
         "StorageError",
         "UnverifiedAssetError",
@@ -193,6 +238,11 @@ _EXPORTS = {
         "LocalMediaIOManager",
         "MediaIOManager",
         "S3MediaIOManager",
+    ),
+    "ledger.budgets": (
+        "Budget",
+        "BudgetScope",
+        "Spend",
     ),
     "ledger.ledger": ("Ledger",),
     "media.embedding": (
@@ -257,6 +307,26 @@ _EXPORTS = {
         "WebhookNotifier",
         "WebhookSink",
     ),
+    "provider_resources": (
+        "AssemblyAIResource",
+        "DecartResource",
+        "ElevenLabsResource",
+        "FalResource",
+        "GMICloudResource",
+        "GoogleResource",
+        "HumeResource",
+        "LMNTResource",
+        "LimitedResource",
+        "LocalResource",
+        "LumaResource",
+        "NvidiaResource",
+        "OpenAIResource",
+        "ProviderResource",
+        "ReplicateResource",
+        "RunwayResource",
+        "StabilityResource",
+        "VendorResource",
+    ),
     "providers.base": (
         "BaseProvider",
         "SyncProvider",
@@ -279,14 +349,24 @@ _EXPORTS = {
         "ProviderCapabilities",
         "SubmitResult",
     ),
+    "quotes": (
+        "Quote",
+        "StepQuote",
+        "quote",
+    ),
+    "reconcile": ("reconcile_sensor",),
     "replay": ("replay_job",),
     "resources": (
+        "BudgetConfig",
         "LedgerResource",
-        "LocalResource",
-        "OpenAIResource",
-        "ProviderResource",
         "genblaze_resources",
     ),
+    "schedules": (
+        "model_checks",
+        "probe_job",
+        "probe_schedule",
+    ),
+    "sensors": ("rescue_sensor",),
     "storage.backend": ("S3StorageBackend",),
     "storage.keys": ("KeyStrategy",),
     "storage.media": (

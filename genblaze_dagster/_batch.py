@@ -31,6 +31,7 @@ from genblaze_dagster.pipeline.lost_answers import OnAmbiguous
 from genblaze_dagster.pipeline.outcome import Target
 from genblaze_dagster.pipeline.resuming import RESUME_ONLY_TAG, ResumeOnlyLedger
 from genblaze_dagster.pipeline.runner import Runner
+from genblaze_dagster.provider_resources import resource_key
 from genblaze_dagster.providers.protocol import Provider
 from genblaze_dagster.resources import LedgerResource
 from genblaze_dagster.storage.refs import list_refs
@@ -244,13 +245,15 @@ class Batch:
     def _open_providers(self, opened: AsyncExitStack) -> dict[str, Provider]:
         providers: dict[str, Provider] = {}
         for name in sorted(self._provider_names()):
-            provider: Provider = getattr(self._context.resources, name).get_provider()
+            resource = getattr(self._context.resources, resource_key(name))
+            provider: Provider = resource.provider_named(name)
             opened.push_async_callback(provider.aclose)
             providers[name] = provider
         return providers
 
     def _provider_names(self) -> AbstractSet[str]:
-        return {step.spec.provider_name for step in self._steps} & self._settings.provider_keys
+        names = {step.spec.provider_name for step in self._steps}
+        return {name for name in names if resource_key(name) in self._settings.provider_keys}
 
     def _target(self, key: dg.AssetKey, partition: str | None) -> Target:
         return self._settings.target(key, partition, self._scope)

@@ -18,8 +18,9 @@ from genblaze_dagster.partitions import PromptRows, PromptTable
 from genblaze_dagster.pipeline.declaration import StepSpec
 from genblaze_dagster.pipeline.execution import DEFAULT_CONCURRENCY
 from genblaze_dagster.pipeline.lost_answers import OnAmbiguous
+from genblaze_dagster.provider_resources import PROVIDER_RESOURCES, resource_key
 from genblaze_dagster.providers.registry import provider_names, resolve_provider
-from genblaze_dagster.resources import LEDGER_KEY, MEDIA_KEY, PROVIDER_RESOURCES
+from genblaze_dagster.resources import LEDGER_KEY, MEDIA_KEY
 from genblaze_dagster.storage.store import MediaStore
 from genblaze_dagster.translator import AssetStep, GenblazeTranslator
 
@@ -176,7 +177,7 @@ def define(
     steps = [one.step for one in declared]
     used = providers
     if used is None:
-        used = {step.spec.provider_name for step in steps} & settings.provider_keys
+        used = {resource_key(step.spec.provider_name) for step in steps} & settings.provider_keys
     backfill_policy = options.get("backfill_policy")
     if backfill_policy is None and settings.rows.definition is not None:
         backfill_policy = dg.BackfillPolicy.multi_run(PARTITIONS_PER_RUN)
@@ -248,7 +249,7 @@ def check_columns(step: StepSpec, rows: PromptRows) -> None:
 
 
 def provider_keys(steps: Iterable[StepSpec], named: Collection[str]) -> frozenset[str]:
-    """Return the providers that come from a Dagster resource of their name.
+    """Return the keys of the resources that providers come from.
 
     Raises:
         UnknownProviderError: a provider is neither registered nor a resource.
@@ -257,8 +258,9 @@ def provider_keys(steps: Iterable[StepSpec], named: Collection[str]) -> frozense
     for step in steps:
         if not isinstance(step.provider, str):
             continue
-        if step.provider in named or step.provider in PROVIDER_RESOURCES:
-            keys.add(step.provider)
+        key = resource_key(step.provider)
+        if key in named or key in PROVIDER_RESOURCES:
+            keys.add(key)
         elif step.provider not in provider_names():
             # Raises, with the nearest names.
             resolve_provider(step.provider)

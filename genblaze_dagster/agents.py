@@ -35,6 +35,7 @@ from genblaze_dagster.pipeline.agent.course import DEFAULT_ITERATIONS, Limits, P
 from genblaze_dagster.pipeline.agent.evaluation import Evaluator
 from genblaze_dagster.pipeline.agent.runner import AgentRunner, IterationReport, LoopReport
 from genblaze_dagster.pipeline.declaration import StepSpec
+from genblaze_dagster.providers.catalogue import VENDORS
 from genblaze_dagster.providers.protocol import Provider
 
 _FEEDBACK_CHARS = 200
@@ -187,7 +188,8 @@ class _AgentBatch(Batch):
         return runner
 
     def _provider_names(self) -> AbstractSet[str]:
-        return self._settings.provider_keys if self._steps else frozenset()
+        keys = self._settings.provider_keys if self._steps else frozenset()
+        return {name for key in keys for name in VENDORS.get(key, (key,))}
 
 
 class _LoopLog(MaterializationLog):

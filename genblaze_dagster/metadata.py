@@ -40,6 +40,8 @@ _ORDER = (
     "provider",
     "model",
     "cost_usd",
+    "estimated_cost_usd",
+    "reserved_usd",
     "duration_s",
     "bytes",
     "cached",
@@ -48,6 +50,7 @@ _ORDER = (
     "attempts",
     "request_key",
     "run_id",
+    "submission_id",
     "job_id",
     "prompt",
     "embedded",
@@ -79,9 +82,17 @@ def outcome_metadata(outcome: StepOutcome, *, thumbnail: bytes | None = None) ->
     if isinstance(job_id := step.provider_payload.get("job_id"), str):
         # Some vendors' ids are URLs.
         values["job_id"] = dg.MetadataValue.text(redact(job_id, max_chars=_JOB_ID_CHARS))
+    if outcome.submission_id is not None:
+        values["submission_id"] = dg.MetadataValue.text(outcome.submission_id)
     # An unknown price is left out: zero would plot as free.
-    if outcome.paid_usd is not None:
-        values["cost_usd"] = dg.MetadataValue.float(outcome.paid_usd)
+    amounts = {
+        "cost_usd": outcome.paid_usd,
+        "estimated_cost_usd": outcome.estimated_cost_usd,
+        "reserved_usd": outcome.reserved_usd,
+    }
+    for name, usd in amounts.items():
+        if usd is not None:
+            values[name] = dg.MetadataValue.float(usd)
     return within_budget(values)
 
 
@@ -98,7 +109,6 @@ def media_metadata(
         "model": dg.MetadataValue.text(ref.model),
         "bytes": dg.MetadataValue.int(ref.size_bytes),
         "request_key": dg.MetadataValue.text(ref.generation_key),
-        # By which `genblaze-dagster ledger show` finds the submission it was paid with.
         "run_id": dg.MetadataValue.text(ref.run_id),
     }
     if ref.provider:

@@ -36,6 +36,7 @@ from genblaze_dagster.pipeline.generation import provider_of
 from genblaze_dagster.pipeline.lost_answers import OnAmbiguous
 from genblaze_dagster.pipeline.quote import WITHOUT_MEDIA, Outlook, Quote, StepQuote
 from genblaze_dagster.pipeline.quoting import UNTIL_INPUT_EXISTS, Quoter, Wish, unknown_quote
+from genblaze_dagster.provider_resources import resource_key
 from genblaze_dagster.providers.protocol import Provider
 from genblaze_dagster.resources import LedgerResource
 from genblaze_dagster.storage.store import MediaStore
@@ -268,8 +269,8 @@ class _Plan:
         if not isinstance(name, str):
             return name
         if name not in self._providers:
-            if name in batch.settings.provider_keys:
-                provider: Provider = self._resource(name).get_provider()
+            if resource_key(name) in batch.settings.provider_keys:
+                provider: Provider = self._resource(resource_key(name)).provider_named(name)
             else:
                 provider = provider_of(step.spec)
             self._opened.callback(lambda: run_sync(provider.aclose()))

@@ -78,8 +78,8 @@ def reconcile(
 ) -> Reconciliation:
     """Report the materializations of stored media that Dagster does not know.
 
-    A reported event carries the data version, code version and inputs it would have had, and
-    `how` = `reconciled`. It has no cost, which the ledger knows. Doing this twice, or while runs
+    A reported event carries the data version and inputs it would have had, the code version of now,
+    and `how` = `reconciled`. Cost and submission are left out: the ledger knows them. Doing this twice, or while runs
     are under way, reports nothing twice.
 
     Args:

@@ -35,8 +35,9 @@ from genblaze_dagster.pipeline.replay_config import (
     op_name,
 )
 from genblaze_dagster.pipeline.result import PipelineResult
+from genblaze_dagster.provider_resources import PROVIDER_RESOURCES, resource_key
 from genblaze_dagster.providers.protocol import Provider
-from genblaze_dagster.resources import LEDGER_KEY, MEDIA_KEY, PROVIDER_RESOURCES, LedgerResource
+from genblaze_dagster.resources import LEDGER_KEY, MEDIA_KEY, LedgerResource
 from genblaze_dagster.storage.manifests import read_manifest
 from genblaze_dagster.storage.store import MediaStore
 
@@ -202,8 +203,11 @@ class _Execution:
         wanted = {step.provider for step in manifest.run.steps}
         wanted |= {value for value in changes.values() if isinstance(value, str)}
         providers: dict[str, Provider] = {}
-        for name in sorted(self._keys.providers & wanted):
-            provider: Provider = getattr(self._context.resources, name).get_provider()
+        for name in sorted(filter(None, wanted)):
+            if resource_key(name) not in self._keys.providers:
+                continue
+            resource = getattr(self._context.resources, resource_key(name))
+            provider: Provider = resource.provider_named(name)
             opened.push_async_callback(provider.aclose)
             providers[name] = provider
         return providers

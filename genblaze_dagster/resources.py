@@ -1,10 +1,8 @@
-"""Dagster resources: the ledger, and one per provider.
+"""Dagster resources: the ledger, the media store, and one per vendor.
 
 Nothing is opened when definitions load; a missing key fails only the runs that need it.
 """
 
-from abc import abstractmethod
-from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
@@ -15,7 +13,7 @@ from genblaze_dagster.io_manager import MediaIOManager, StoreIOManager
 from genblaze_dagster.ledger.budgets import Budget
 from genblaze_dagster.ledger.ledger import Ledger
 from genblaze_dagster.pipeline.environment import default_ledger_url
-from genblaze_dagster.providers.protocol import Provider, RateLimit
+from genblaze_dagster.provider_resources import PROVIDER_RESOURCES
 
 LEDGER_KEY = "ledger"
 MEDIA_KEY = "media"
@@ -80,88 +78,6 @@ class LedgerResource(dg.ConfigurableResource):
             self._ledger = None
 
 
-class ProviderResource(dg.ConfigurableResource):
-    """Base of the resources that hold a provider's settings.
-
-    A step of `provider="<name>"` uses the resource of that key.
-    """
-
-    @abstractmethod
-    def get_provider(self) -> Provider:
-        """Return a provider with these settings; the caller closes it."""
-
-
-class LimitedResource(ProviderResource):
-    """A provider whose vendor limits what one account may ask.
-
-    Every process that shares the ledger keeps to the limits together. They count requests, where a
-    Dagster pool counts steps.
-    """
-
-    rate: float | None = Field(default=None, gt=0, description="Submits per minute at most.")
-    concurrency: int | None = Field(
-        default=None, ge=1, description="Jobs that are open at the same time at most."
-    )
-
-    @property
-    def rate_limit(self) -> RateLimit | None:
-        """The limits, None when there are none."""
-        if self.rate is None and self.concurrency is None:
-            return None
-        return RateLimit(requests=self.rate, seconds=60.0, concurrency=self.concurrency)
-
-
-class LocalResource(LimitedResource):
-    """The `local` provider: real media without a key or a network."""
-
-    latency: float = Field(default=0.0, description="Seconds every job takes, for demonstrations.")
-
-    def get_provider(self) -> Provider:
-        """Return a local provider."""
-        from genblaze_dagster.providers.local import LocalProvider
-
-        return LocalProvider(latency=self.latency, rate_limit=self.rate_limit)
-
-
-class OpenAIResource(LimitedResource):
-    """The `openai` provider."""
-
-    api_key: str | None = Field(
-        default=None,
-        repr=False,
-        json_schema_extra={"dagster__is_secret": True},
-        description="API key; OPENAI_API_KEY when left out. Prefer dg.EnvVar('OPENAI_API_KEY').",
-    )
-    base_url: str | None = Field(
-        default=None, description="Another endpoint with the same API; OPENAI_BASE_URL by default."
-    )
-    organization: str | None = Field(default=None, description="Organization that is billed.")
-    project: str | None = Field(default=None, description="Project that is billed.")
-
-    def get_provider(self) -> Provider:
-        """Return an OpenAI provider.
-
-        Raises:
-            AuthError: there is no key; names the variable.
-        """
-        from genblaze_dagster.providers.openai import DalleProvider
-
-        return DalleProvider(
-            api_key=self.api_key,
-            base_url=self.base_url,
-            organization=self.organization,
-            project=self.project,
-            rate_limit=self.rate_limit,
-        )
-
-
-PROVIDER_RESOURCES: Mapping[str, type[ProviderResource]] = {
-    "local": LocalResource,
-    "openai": OpenAIResource,
-}
-"""Resource classes by the provider name, which is also their resource key."""
-
-
 def genblaze_resources(
     *,
     store: str | StoreIOManager | None = None,
@@ -170,8 +86,9 @@ def genblaze_resources(
 ) -> dict[str, Any]:
     """Return every resource that generated assets need, with defaults.
 
-    The keys are `media` (IO manager), `ledger`, and one per provider: `local`, `openai`. Update the
-    dictionary to configure a provider: `{**genblaze_resources(), "openai": OpenAIResource(...)}`.
+    The keys are `media` (IO manager), `ledger`, and one per vendor: `local`, `openai`, `google`,
+    `runway`, ... Update the dictionary to configure a vendor:
+    `{**genblaze_resources(), "openai": OpenAIResource(...)}`.
 
     Args:
         store: URL of the media store (`s3://bucket/prefix`, `b2://bucket`, `file:///dir`,

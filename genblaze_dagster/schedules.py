@@ -31,6 +31,7 @@ from genblaze_dagster.pipeline.declaration import StepSpec
 from genblaze_dagster.pipeline.fallback import models_of
 from genblaze_dagster.pipeline.generation import provider_of
 from genblaze_dagster.pipeline.quoting import check_declared
+from genblaze_dagster.provider_resources import resource_key
 from genblaze_dagster.providers.adapter import AdaptedProvider
 from genblaze_dagster.providers.models import ModelRegistry
 from genblaze_dagster.providers.preflight import aprobe_models
@@ -140,8 +141,8 @@ class _Checked:
 
     @property
     def resource(self) -> str | None:
-        name = self.step.spec.provider_name
-        return name if name in self.batch.settings.provider_keys else None
+        key = resource_key(self.step.spec.provider_name)
+        return key if key in self.batch.settings.provider_keys else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +204,7 @@ def _provider(
         if one.resource is None:
             provider = provider_of(spec)
         else:
-            provider = getattr(context.resources, one.resource).get_provider()
+            provider = getattr(context.resources, one.resource).provider_named(spec.provider)
         opened.push_async_callback(provider.aclose)
         of_name[spec.provider] = provider
     return of_name[spec.provider]

@@ -8,6 +8,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from genblaze_dagster.providers.capabilities import markdown_table
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 PROGRAM = Path(sys.executable).with_name("genblaze-dagster")
@@ -83,3 +85,9 @@ def test_commands_of_the_readme_exist() -> None:
     """Each genblaze-dagster command the README shows is a command."""
     for command in set(re.findall(r"genblaze-dagster (\w+)", "\n".join(blocks("sh")))):
         assert subprocess.run([PROGRAM, command, "--help"], capture_output=True).returncode == 0
+
+
+def test_the_table_of_vendors_is_that_of_the_code() -> None:
+    """`python -m genblaze_dagster.providers.capabilities` has been run since the last change."""
+    table = README.split("<!-- providers")[1].partition("\n")[2].split("<!-- /providers -->")[0]
+    assert table.strip() == markdown_table()

@@ -22,6 +22,9 @@ _COMMANDS = {
     "ledger": Entry(
         "genblaze_dagster.cli.ledger:ledger", "What was submitted, paid and is left open."
     ),
+    "providers": Entry(
+        "genblaze_dagster.cli.providers:providers", "What there is to generate with."
+    ),
     "index": Entry("genblaze_dagster.cli.index:index", "Write manifests into a Parquet dataset."),
     "sql": Entry("genblaze_dagster.cli.sql:sql", "Query the provenance index."),
 }

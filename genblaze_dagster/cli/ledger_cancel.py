@@ -126,7 +126,7 @@ def _problem(row: LedgerRow, options: _Options, now: datetime) -> str | None:
             return f"it is held; genblaze-dagster ledger resolve {words.short_id(row)} decides it"
         case SubmissionState.INTENDED if not words.is_idle(row, now):
             return "it is being submitted right now; cancel its run in Dagster, or wait a moment"
-        case SubmissionState.INTENDED if words.answer_is_missing(row) and not options.force:
+        case SubmissionState.INTENDED if row.is_unanswered and not options.force:
             return (
                 "the answer to its submit was not recorded, and it may be paid; look it up at "
                 f"{row.provider}, and give it up with --force"
@@ -149,7 +149,7 @@ def _at_vendor(row: LedgerRow, options: _Options) -> tuple[str, bool]:
     """Return what the vendor says, and whether the job is certainly stopped."""
     if options.local:
         return f"{row.provider} was not asked", True
-    if words.answer_is_missing(row):
+    if row.is_unanswered:
         return f"whether {row.provider} has a job of it is not known", True
     if row.job_id is None:
         return f"{row.provider} has no job of it", True

@@ -15,7 +15,7 @@ from genblaze_dagster.cli.ledger_records import Records
 from genblaze_dagster.cli.output import json_option, print_json, print_lines, printable
 from genblaze_dagster.errors import LedgerError
 from genblaze_dagster.ledger.ledger import Ledger
-from genblaze_dagster.ledger.submission import LedgerRow, SubmissionState
+from genblaze_dagster.ledger.submission import LedgerRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +38,9 @@ class _Decision:
 
     def take(self, ledger: Ledger, row: LedgerRow) -> LedgerRow:
         """Record it."""
-        if not self.paid_lost:
-            return ledger.resolve(row.id, job_id=self.job_id)
-        if (state := ledger.get(row.id).state) is not SubmissionState.HELD:
-            raise LedgerError(f"submission {row.id} is {state}")
-        reason = f"paid and lost, says a person who looked it up at {row.provider}"
-        return ledger.cancelled(row.id, reason, cost_usd=self.cost_usd)
+        return ledger.resolve(
+            row.id, job_id=self.job_id, lost=self.paid_lost, cost_usd=self.cost_usd
+        )
 
 
 @click.command()
@@ -79,10 +76,10 @@ def resolve(
     ledger_url: str | None,
     as_json: bool,
 ) -> None:
-    """Decide a held submission, after looking at the vendor.
+    """Decide a submission whose answer was lost, after looking at the vendor.
 
-    It is held because the answer to its submit was lost: the vendor may have accepted and billed
-    it, and nothing is sent again until somebody says what became of it.
+    The vendor may have accepted and billed it, and nothing is sent again until somebody says what
+    became of it. It is held, or its worker is gone and the next run would hold it.
 
     \b
     genblaze-dagster ledger resolve 8f3a2c41d0b9 --job vid_123
@@ -113,7 +110,7 @@ def _decide(
             decided = decision.take(ledger, row)
         except LedgerError as exc:
             current = ledger.get(row.id)
-            if current.state is SubmissionState.HELD:
+            if current.is_undecided(now) and current.attempt == row.attempt:
                 return refuse(f"{exc}; look for another at {row.provider}", as_json=as_json)
             problem = (
                 f"submission {row.id} was decided by somebody else a moment ago: it is "
@@ -128,11 +125,11 @@ def _decide(
 
 
 def _problem(row: LedgerRow, now: datetime) -> str | None:
-    if row.state is SubmissionState.HELD:
+    if row.is_undecided(now):
         return None
     return (
-        f"submission {row.id} ({words.where(row)}) is {row.state}, and only a held one is to be "
-        f"decided; {words.next_step(row, now)}"
+        f"submission {row.id} ({words.where(row)}) is {row.state}, and only a held one, or one "
+        f"whose worker is gone without an answer, is to be decided; {words.next_step(row, now)}"
     )
 
 

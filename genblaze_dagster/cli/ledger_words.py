@@ -32,15 +32,7 @@ def style_of(state: SubmissionState) -> str:
 
 def is_idle(row: LedgerRow, now: datetime) -> bool:
     """Whether it is open and nobody works on it."""
-    return row.state in OPEN_STATES and (
-        row.lease_expires_at is None or row.lease_expires_at <= now
-    )
-
-
-def answer_is_missing(row: LedgerRow) -> bool:
-    """Whether a submit was sent whose answer nobody has recorded, and that may be paid."""
-    is_intended = row.state is SubmissionState.INTENDED
-    return is_intended and (row.sending_at is not None or row.answer_lost)
+    return row.state in OPEN_STATES and not row.is_leased(now)
 
 
 def spool_host(row: LedgerRow) -> str | None:
@@ -186,23 +178,26 @@ def next_step(row: LedgerRow, now: datetime) -> str:
                 f"{row.attempt + 1}, any other run as a new submission"
             )
         case SubmissionState.HELD:
-            return (
-                f"nothing until a person decides: look it up at {row.provider}, then "
-                f"genblaze-dagster ledger resolve {short_id(row)} --job JOB_ID, --not-submitted or "
-                "--paid-lost"
-            )
+            return f"nothing until a person decides: {_decide(row)}"
         case _ if not is_idle(row, now):
             lease = f"until {row.lease_expires_at:%H:%M:%S}Z" if row.lease_expires_at else ""
             return f"{row.owner or 'a worker'} works on it; its lease is renewed {lease}".rstrip()
+        case _ if row.is_unanswered:
+            return _next_of_unanswered(row)
         case SubmissionState.INTENDED:
-            return _next_of_intended(row)
+            return "nothing was sent: the next run of this asset submits it"
         case _:
             return _next_of_job(row, now)
 
 
-def _next_of_intended(row: LedgerRow) -> str:
-    if not answer_is_missing(row):
-        return "nothing was sent: the next run of this asset submits it"
+def _decide(row: LedgerRow) -> str:
+    return (
+        f"look it up at {row.provider}, then genblaze-dagster ledger resolve {short_id(row)} "
+        "--job JOB_ID, --not-submitted or --paid-lost"
+    )
+
+
+def _next_of_unanswered(row: LedgerRow) -> str:
     if row.deduplicates:
         return (
             "the answer to its submit was lost: the next run of this asset sends it again under "
@@ -210,7 +205,7 @@ def _next_of_intended(row: LedgerRow) -> str:
         )
     return (
         "the answer to its submit was not recorded, and it may be paid: the next run of this asset "
-        "holds it for a person to decide"
+        f"holds it for a person to decide; {_decide(row)}"
     )
 
 

@@ -6,23 +6,38 @@ from genblaze_dagster.core.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from genblaze_dagster.providers.adapter import adapt as adapt
+    from genblaze_dagster.providers.assemblyai import AssemblyAIProvider as AssemblyAIProvider
     from genblaze_dagster.providers.base import BaseProvider as BaseProvider
     from genblaze_dagster.providers.base import SyncProvider as SyncProvider
+    from genblaze_dagster.providers.catalogue import vendor_of as vendor_of
     from genblaze_dagster.providers.constraints import implies as implies
     from genblaze_dagster.providers.constraints import mutually_exclusive as mutually_exclusive
     from genblaze_dagster.providers.constraints import required_one_of as required_one_of
     from genblaze_dagster.providers.constraints import requires_together as requires_together
+    from genblaze_dagster.providers.decart import DecartImageProvider as DecartImageProvider
+    from genblaze_dagster.providers.decart import DecartVideoProvider as DecartVideoProvider
     from genblaze_dagster.providers.discovery import BrokenEntryPoint as BrokenEntryPoint
     from genblaze_dagster.providers.discovery import discover_providers as discover_providers
+    from genblaze_dagster.providers.elevenlabs import (
+        ElevenLabsMusicProvider as ElevenLabsMusicProvider,
+    )
+    from genblaze_dagster.providers.elevenlabs import ElevenLabsSFXProvider as ElevenLabsSFXProvider
+    from genblaze_dagster.providers.elevenlabs import ElevenLabsTTSProvider as ElevenLabsTTSProvider
     from genblaze_dagster.providers.ffmpeg import FFmpegCompositor as FFmpegCompositor
     from genblaze_dagster.providers.ffmpeg import FFmpegTransform as FFmpegTransform
+    from genblaze_dagster.providers.google import GeminiImageProvider as GeminiImageProvider
+    from genblaze_dagster.providers.google import ImagenProvider as ImagenProvider
+    from genblaze_dagster.providers.google import VeoProvider as VeoProvider
+    from genblaze_dagster.providers.hume import HumeTTSProvider as HumeTTSProvider
     from genblaze_dagster.providers.input_mapping import chain_routers as chain_routers
     from genblaze_dagster.providers.input_mapping import route_audio as route_audio
     from genblaze_dagster.providers.input_mapping import route_by_media_type as route_by_media_type
     from genblaze_dagster.providers.input_mapping import route_images as route_images
     from genblaze_dagster.providers.input_mapping import route_keyframes as route_keyframes
     from genblaze_dagster.providers.input_mapping import route_video as route_video
+    from genblaze_dagster.providers.lmnt import LMNTProvider as LMNTProvider
     from genblaze_dagster.providers.local import LocalProvider as LocalProvider
+    from genblaze_dagster.providers.luma import LumaProvider as LumaProvider
     from genblaze_dagster.providers.mock import MockAudioProvider as MockAudioProvider
     from genblaze_dagster.providers.mock import MockProvider as MockProvider
     from genblaze_dagster.providers.mock import MockVideoProvider as MockVideoProvider
@@ -60,17 +75,26 @@ if TYPE_CHECKING:
     from genblaze_dagster.providers.pricing import per_response_metric as per_response_metric
     from genblaze_dagster.providers.pricing import per_unit as per_unit
     from genblaze_dagster.providers.pricing import tiered as tiered
+    from genblaze_dagster.providers.protocol import FindsJobs as FindsJobs
+    from genblaze_dagster.providers.protocol import FoundJobs as FoundJobs
     from genblaze_dagster.providers.protocol import GenerationRequest as GenerationRequest
+    from genblaze_dagster.providers.protocol import HasAccount as HasAccount
     from genblaze_dagster.providers.protocol import InputMedia as InputMedia
     from genblaze_dagster.providers.protocol import JobState as JobState
     from genblaze_dagster.providers.protocol import JobStatus as JobStatus
     from genblaze_dagster.providers.protocol import Output as Output
     from genblaze_dagster.providers.protocol import Provider as Provider
+    from genblaze_dagster.providers.protocol import RateLimit as RateLimit
     from genblaze_dagster.providers.protocol import Result as Result
     from genblaze_dagster.providers.protocol import Submission as Submission
     from genblaze_dagster.providers.registry import register_provider as register_provider
     from genblaze_dagster.providers.registry import resolve_provider as resolve_provider
+    from genblaze_dagster.providers.replicate import ReplicateProvider as ReplicateProvider
     from genblaze_dagster.providers.retry import RetryPolicy as RetryPolicy
+    from genblaze_dagster.providers.runway import RunwayProvider as RunwayProvider
+    from genblaze_dagster.providers.stability_audio import (
+        StabilityAudioProvider as StabilityAudioProvider,
+    )
     from genblaze_dagster.providers.validation import DiscoveryResult as DiscoveryResult
     from genblaze_dagster.providers.validation import DiscoveryStatus as DiscoveryStatus
     from genblaze_dagster.providers.validation import DiscoverySupport as DiscoverySupport
@@ -82,27 +106,51 @@ if TYPE_CHECKING:
     from genblaze_dagster.providers.values import ProviderCapabilities as ProviderCapabilities
     from genblaze_dagster.providers.values import RunnableConfig as RunnableConfig
     from genblaze_dagster.providers.values import SubmitResult as SubmitResult
+    from genblaze_dagster.providers.vendor.api import Vendor as Vendor
+    from genblaze_dagster.providers.vendor.chat import ChatMessage as ChatMessage
+    from genblaze_dagster.providers.vendor.chat import ChatResponse as ChatResponse
+    from genblaze_dagster.providers.vendor.chat import ToolCall as ToolCall
+    from genblaze_dagster.providers.vendor.provider import VendorProvider as VendorProvider
+    from genblaze_dagster.providers.vendor.traits import InputForm as InputForm
+    from genblaze_dagster.providers.vendor.traits import Traits as Traits
 
 _EXPORTS = {
     "adapter": ("adapt",),
+    "assemblyai": ("AssemblyAIProvider",),
     "base": (
         "BaseProvider",
         "SyncProvider",
     ),
+    "catalogue": ("vendor_of",),
     "constraints": (
         "implies",
         "mutually_exclusive",
         "required_one_of",
         "requires_together",
     ),
+    "decart": (
+        "DecartImageProvider",
+        "DecartVideoProvider",
+    ),
     "discovery": (
         "BrokenEntryPoint",
         "discover_providers",
+    ),
+    "elevenlabs": (
+        "ElevenLabsMusicProvider",
+        "ElevenLabsSFXProvider",
+        "ElevenLabsTTSProvider",
     ),
     "ffmpeg": (
         "FFmpegCompositor",
         "FFmpegTransform",
     ),
+    "google": (
+        "GeminiImageProvider",
+        "ImagenProvider",
+        "VeoProvider",
+    ),
+    "hume": ("HumeTTSProvider",),
     "input_mapping": (
         "chain_routers",
         "route_audio",
@@ -111,7 +159,9 @@ _EXPORTS = {
         "route_keyframes",
         "route_video",
     ),
+    "lmnt": ("LMNTProvider",),
     "local": ("LocalProvider",),
+    "luma": ("LumaProvider",),
     "mock": (
         "MockAudioProvider",
         "MockProvider",
@@ -160,12 +210,16 @@ _EXPORTS = {
         "tiered",
     ),
     "protocol": (
+        "FindsJobs",
+        "FoundJobs",
         "GenerationRequest",
+        "HasAccount",
         "InputMedia",
         "JobState",
         "JobStatus",
         "Output",
         "Provider",
+        "RateLimit",
         "Result",
         "Submission",
     ),
@@ -173,7 +227,10 @@ _EXPORTS = {
         "register_provider",
         "resolve_provider",
     ),
+    "replicate": ("ReplicateProvider",),
     "retry": ("RetryPolicy",),
+    "runway": ("RunwayProvider",),
+    "stability_audio": ("StabilityAudioProvider",),
     "validation": (
         "DiscoveryResult",
         "DiscoveryStatus",
@@ -188,6 +245,17 @@ _EXPORTS = {
         "ProviderCapabilities",
         "RunnableConfig",
         "SubmitResult",
+    ),
+    "vendor.api": ("Vendor",),
+    "vendor.chat": (
+        "ChatMessage",
+        "ChatResponse",
+        "ToolCall",
+    ),
+    "vendor.provider": ("VendorProvider",),
+    "vendor.traits": (
+        "InputForm",
+        "Traits",
     ),
 }
 

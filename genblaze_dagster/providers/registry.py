@@ -9,6 +9,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from genblaze_dagster.errors import ConfigError, GenblazeError, UnknownProviderError
+from genblaze_dagster.providers.catalogue import BUILT_IN
 from genblaze_dagster.providers.protocol import Provider
 
 ENTRY_POINT_GROUP = "genblaze_dagster.providers"
@@ -20,14 +21,6 @@ ProviderFactory = Callable[[], Any]
 
 The provider may be written as in the genblaze guides; it is adapted.
 """
-
-# Here too, so that a checkout that is not installed has them.
-_BUILT_IN = {
-    "ffmpeg-compositor": "genblaze_dagster.providers.ffmpeg:FFmpegCompositor",
-    "ffmpeg-transform": "genblaze_dagster.providers.ffmpeg:FFmpegTransform",
-    "local": "genblaze_dagster.providers.local:LocalProvider",
-    "openai": "genblaze_dagster.providers.openai:DalleProvider",
-}
 
 _registered: dict[str, ProviderFactory] = {}
 _lock = threading.Lock()
@@ -45,7 +38,7 @@ def register_provider(name: str, factory: ProviderFactory) -> None:
 def provider_names() -> tuple[str, ...]:
     """Return every known name, sorted. Nothing is imported."""
     with _lock:
-        return tuple(sorted({*_registered, *_BUILT_IN, *_installed()}))
+        return tuple(sorted({*_registered, *BUILT_IN, *_installed()}))
 
 
 def resolve_provider(name: str) -> Provider:
@@ -79,7 +72,7 @@ def resolve_provider(name: str) -> Provider:
 def _factory(name: str) -> ProviderFactory:
     with _lock:
         registered = _registered.get(name)
-        built_in = _BUILT_IN.get(name)
+        built_in = BUILT_IN.get(name)
         installed = None if registered or built_in else _installed().get(name)
     if registered is not None:
         return registered

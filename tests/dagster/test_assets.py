@@ -403,7 +403,7 @@ def test_an_unknown_model_costs_nothing_and_says_so(world: World) -> None:
 
 def test_a_named_provider_comes_from_its_resource(world: World) -> None:
     """`provider_resources` names keys of resources; their get_provider is used and closed."""
-    from genblaze_dagster.resources import ProviderResource
+    from genblaze_dagster.provider_resources import ProviderResource
 
     provider = CountingProvider(name="house")
 

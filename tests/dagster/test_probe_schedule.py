@@ -7,10 +7,10 @@ import pytest
 from genblaze_dagster import Column, Pipeline, generation_asset
 from genblaze_dagster.core.models import Step
 from genblaze_dagster.errors import ConfigError, ProviderError
+from genblaze_dagster.provider_resources import OpenAIResource
 from genblaze_dagster.providers import DiscoveryResult, DiscoverySupport, ModelSpec
 from genblaze_dagster.providers.base import RunnableConfig, SyncProvider
 from genblaze_dagster.providers.models import ModelRegistry
-from genblaze_dagster.resources import OpenAIResource
 from genblaze_dagster.schedules import model_checks, probe_schedule
 from tests.support.world import World, prompts
 

@@ -6,15 +6,17 @@ import dagster as dg
 import pytest
 
 from genblaze_dagster import Pipeline
+from genblaze_dagster.errors import UnknownProviderError
 from genblaze_dagster.ledger.ledger import Ledger
-from genblaze_dagster.providers.protocol import HasAccount, RateLimit
-from genblaze_dagster.resources import (
+from genblaze_dagster.provider_resources import (
     PROVIDER_RESOURCES,
-    LedgerResource,
     LocalResource,
     OpenAIResource,
-    genblaze_resources,
+    resource_key,
 )
+from genblaze_dagster.providers.catalogue import VENDORS
+from genblaze_dagster.providers.protocol import HasAccount, RateLimit
+from genblaze_dagster.resources import LedgerResource, genblaze_resources
 from genblaze_dagster.storage.store import MediaStore
 from tests.support.world import World, failure_text, prompts
 
@@ -136,3 +138,24 @@ def test_limits_that_let_nothing_pass_are_refused(limits: dict[str, Any]) -> Non
     """When the definitions load, not when the first run waits for ever."""
     with pytest.raises(ValueError, match="greater than"):
         LocalResource(**limits)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "name"),
+    [(vendor, name) for vendor, names in VENDORS.items() for name in names],
+)
+def test_every_provider_comes_from_its_vendors_resource(vendor: str, name: str) -> None:
+    """One resource per vendor makes each of its providers, with one account for all of them."""
+    resource = PROVIDER_RESOURCES[vendor](api_key="k" * 32, rate=30)
+    provider = resource.provider_named(name)
+    assert resource_key(name) == vendor
+    assert provider.account == resource.get_provider().account
+    assert provider.rate_limit is not None
+    assert "kkk" not in repr(provider)
+    assert "kkk" not in repr(resource)
+
+
+def test_a_name_of_another_vendor_is_refused() -> None:
+    """A resource makes its own vendor's providers only."""
+    with pytest.raises(UnknownProviderError, match="runway"):
+        PROVIDER_RESOURCES["runway"]().provider_named("luma")

@@ -3,6 +3,7 @@ import pytest
 
 from genblaze_dagster.errors import ModelError, ProviderUnavailableError
 from genblaze_dagster.events import PartitionFailure
+from genblaze_dagster.ledger.budgets import Budget, BudgetScope
 from genblaze_dagster.ledger.ledger import Ledger, SubmissionState
 from tests.support.world import World, failed_records, prompts
 
@@ -12,7 +13,7 @@ def ledger_of(world: World) -> Ledger:
 
 
 def test_an_event_leads_to_its_submission(world: World) -> None:
-    """By the run id, which the ledger has; the vendor's job is named as well."""
+    """By its id and the run id; the vendor's job, and what was expected, are named as well."""
     world.provider.jobs = True
     world.materialize(world.pipeline().to_assets(partitions=prompts("a")), "a")
     metadata = world.event("story/image", "a").metadata
@@ -21,7 +22,20 @@ def test_an_event_leads_to_its_submission(world: World) -> None:
     assert (row.asset_key, row.partition_key) == ("story/image", "a")
     assert metadata["job_id"].value == row.job_id
     assert metadata["how"].value == "generated"
+    assert metadata["submission_id"].value == row.id
     assert metadata["cost_usd"].value == row.cost_usd
+    assert metadata["estimated_cost_usd"].value == row.estimated_cost_usd == 0.04
+    assert "reserved_usd" not in metadata
+
+
+def test_an_unknown_cost_is_shown_as_what_is_reserved(world: World) -> None:
+    """It counts in budgets, and would otherwise be nowhere in Dagster."""
+    budgets = [Budget(BudgetScope.DAY, 1.0, unknown_cost=0.25)]
+    world.provider.cost_usd = None
+    world.materialize(world.pipeline().to_assets(partitions=prompts("a"), budgets=budgets), "a")
+    metadata = world.event("story/image", "a").metadata
+    assert metadata["reserved_usd"].value == 0.25
+    assert not {"cost_usd", "estimated_cost_usd"} & set(metadata)
 
 
 def test_without_a_job_there_is_no_job_id(world: World) -> None:

@@ -1,0 +1,311 @@
+"""Dagster beside the worlds of the harness: instances, processes that run, and the daemon."""
+
+import atexit
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from genblaze_dagster._compat import partition_range_tags
+from tests.faults import dagster_location as location
+from tests.faults.order import STEP, Park
+from tests.faults.world import ROOT, Nursery, Worker, World, _process
+from tests.support.backfills import backfill_status, request_backfill
+
+IN_TIME = 180.0
+_LOOK = 0.1
+_EVENTS = "events"
+_DAGSTER_YAML = """
+telemetry: {{enabled: false}}
+run_coordinator:
+  module: dagster._core.run_coordinator
+  class: QueuedRunCoordinator
+  config: {{dequeue_interval_seconds: 1, max_concurrent_runs: 3}}
+run_retries: {{enabled: true, max_retries: 2, retry_on_asset_or_op_failure: false}}
+run_monitoring: {{enabled: true, poll_interval_seconds: 2}}
+event_log_storage:
+  module: tests.support.event_log
+  class: ObservedEventLog
+  config: {{base_dir: {base_dir}}}
+"""
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = IN_TIME) -> Any:
+    """Wait until the condition gives something true, and return that."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what}: not within {seconds:.0f} s")
+        time.sleep(_LOOK)
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether a process runs; one that nobody has waited for yet does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def kill_by_id(pid: int) -> None:
+    """Send signal 9 and wait until it has worked; a process that is gone already is fine."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not is_alive(pid), f"the end of process {pid}", 15)
+
+
+class DagsterWorld:
+    """One world, the asset whose runs live in it, and what they are told."""
+
+    def __init__(self, world: World, folder: Path, asset: dg.AssetKey) -> None:
+        self.world = world
+        self.folder = folder
+        self.asset = asset
+        self.keys = world.order.partitions
+        folder.mkdir(parents=True)
+        self.write_order()
+
+    def write_order(self) -> None:
+        """Tell runs that start from now on."""
+        new = self.folder / f"{location.ORDER_FILE}.new"
+        new.write_text(self.world.order.dumps())
+        new.rename(self.folder / location.ORDER_FILE)
+
+    def park(self, park: Park | None) -> None:
+        """Stop the next process at a point, or none any more."""
+        self.world.change(park=park)
+        self.write_order()
+
+    def parked(self) -> int | None:
+        """Return the process that has stopped at its point."""
+        file = self.folder / location.PARKED_FILE
+        return int(json.loads(file.read_text())["pid"]) if file.exists() else None
+
+    def pids(self) -> list[int]:
+        """Return the processes that have worked in this world, oldest first."""
+        found = (self.folder / location.PIDS_FOLDER).glob("*")
+        return [int(path.name) for path in sorted(found, key=lambda path: path.stat().st_mtime)]
+
+    def held(self) -> bool:
+        """Return whether a request is parked at one of the simulators."""
+        world = self.world
+        return bool(world.vendor.held(wait=0) or world.store_control.held(wait=0))
+
+    def leases_end(self) -> None:
+        """Let the time pass after which a dead worker is given up."""
+        dead = [pid for pid in self.pids() if not is_alive(pid)]
+        with self.world.ledger() as ledger:
+            for row in ledger.rows():
+                if row.owner is None or row.lease_expires_at is None:
+                    continue
+                if any(f":{pid}:" in row.owner for pid in dead):
+                    ledger.renew(row.id, row.owner, lease_seconds=-1)
+
+    def ask_sensor(self) -> None:
+        """Let the location's sensor ask for one run of all partitions."""
+        wanted = {"asset": list(self.asset.path), "tags": {**self.tags, **self.range_tags}}
+        new = self.folder / f"{location.REQUEST_FILE}.new"
+        new.write_text(json.dumps(wanted))
+        new.rename(self.folder / location.REQUEST_FILE)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Tags of a run in this world."""
+        return {location.WORLD_TAG: self.world.name}
+
+    @property
+    def range_tags(self) -> dict[str, str]:
+        """Tags of a run of all partitions."""
+        return partition_range_tags(self.keys[0], self.keys[-1])
+
+
+class DagsterSide:
+    """Instances, nursery and daemons of one harness; its worlds share them."""
+
+    def __init__(self, folder: Path, nursery: subprocess.Popen[bytes]) -> None:
+        self.folder = folder
+        self.worlds = folder / "orders"
+        self._nursery = Nursery(nursery)
+        self._nursery_group = nursery.pid
+        self._free = list(range(location.SLOTS_OF_A_KIND))
+        self._daemons: list[subprocess.Popen[bytes]] = []
+        self._starting = threading.Lock()
+        self.home = self._new_home("runs")
+        self.daemon_home = self._new_home("daemon")
+
+    def _new_home(self, name: str) -> Path:
+        home = self.folder / f"home-{name}"
+        home.mkdir()
+        (home / "dagster.yaml").write_text(_DAGSTER_YAML.format(base_dir=home / _EVENTS))
+        # Two processes that make the databases of an instance at once spoil them.
+        with self.instance(home) as instance:
+            assert instance.get_runs() == []
+        return home
+
+    @contextmanager
+    def adopt(self, world: World, home: Path) -> Iterator[DagsterWorld]:
+        """Give a world an asset of an instance, of which no other world has left anything."""
+        slot = self._free.pop()
+        name = location.pipeline_name(slot, world.order.model, world.order.private)
+        key = dg.AssetKey([name, STEP])
+        try:
+            with self.instance(home) as instance:
+                instance.wipe_assets([key])
+            yield DagsterWorld(world, self.worlds / world.name, key)
+        finally:
+            self._free.append(slot)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What every Dagster process of this harness finds in its environment."""
+        return {
+            location.ROOT_VARIABLE: str(self.worlds),
+            "DAGSTER_DISABLE_TELEMETRY": "1",
+            "DAGSTER_EVENT_LOG_CONSUMER_DAEMON_INTERVAL_SECONDS": "1",
+            "PYTHONPATH": str(ROOT),
+        }
+
+    @contextmanager
+    def instance(self, home: Path) -> Iterator[dg.DagsterInstance]:
+        """Open an instance, as a server would."""
+        with dg.DagsterInstance.from_config(str(home)) as instance:
+            yield instance
+
+    def start_run(
+        self,
+        world: DagsterWorld,
+        job: str,
+        *,
+        parent: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> Worker:
+        """Start a process that executes all partitions of a world in one run."""
+        options = {
+            "home": str(self.home),
+            "job": job,
+            "asset": list(world.asset.path),
+            "parent": parent,
+            "environment": {**self.environment, "DAGSTER_HOME": str(self.home)},
+            "tags": {**world.tags, **world.range_tags, **(tags or {})},
+        }
+        order = replace(world.world.order, options=options)
+        log = world.world.folder / f"run-{time.monotonic_ns()}.log"
+        return self._nursery.start(order, log)
+
+    def request(
+        self,
+        instance: dg.DagsterInstance,
+        world: DagsterWorld,
+        *,
+        retry_of: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> str:
+        """Request a backfill of all partitions of a world."""
+        return request_backfill(
+            instance,
+            [asset for asset in location.assets() if world.asset in asset.keys],
+            world.keys,
+            tags={**world.tags, **(tags or {})},
+            retry_of=retry_of,
+        )
+
+    def runs(self, instance: dg.DagsterInstance, world: DagsterWorld) -> list[dg.DagsterRun]:
+        """Return the runs in a world, youngest first."""
+        return list(instance.get_runs(dg.RunsFilter(tags=world.tags)))
+
+    def has_daemon(self) -> None:
+        """Start a daemon unless one runs."""
+        with self._starting:
+            if all(process.poll() is not None for process in self._daemons):
+                self.start_daemon()
+
+    def start_daemon(self) -> subprocess.Popen[bytes]:
+        """Start another daemon, with a code server of its own."""
+        with (self.folder / f"daemon-{len(self._daemons)}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "tests.support.daemon_process", "run"),
+                    *("-m", "tests.faults.dagster_location", "-a", "defs", "-d", str(ROOT)),
+                ],
+                env={**os.environ, **self.environment, "DAGSTER_HOME": str(self.daemon_home)},
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._daemons.append(process)
+        return process
+
+    def kill_daemons(self) -> None:
+        """Kill -9 the daemons alone; their code servers and the runs live on."""
+        with self._starting:
+            for process in self._daemons:
+                if process.poll() is None:
+                    process.kill()
+                    assert process.wait(timeout=15) == -signal.SIGKILL
+
+    def close(self) -> None:
+        """End the daemons, the nursery and everything they have started."""
+        # A group lives on without its leader: code servers, runs and their steps are in it.
+        for group in (self._nursery_group, *(process.pid for process in self._daemons)):
+            with suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
+        for process in self._daemons:
+            process.wait(timeout=15)
+
+    def traces(self, instance: dg.DagsterInstance, world: DagsterWorld) -> list[Path]:
+        """Return the files that hold what Dagster has recorded of a world's runs."""
+        home = Path(instance.root_directory)
+        files = [home / _EVENTS / f"{run.run_id}.db" for run in self.runs(instance, world)]
+        return [file for file in files if file.exists()]
+
+
+def until_over(instance: dg.DagsterInstance, backfill_id: str, seconds: float = IN_TIME) -> str:
+    """Wait for the end of a backfill and return its status."""
+    return until(lambda: backfill_status(instance, backfill_id), f"backfill {backfill_id}", seconds)
+
+
+_sides: dict[Path, DagsterSide] = {}
+_finding = threading.Lock()
+
+
+def side_of(world: World) -> DagsterSide:
+    """Return the Dagster side of a world's harness; it is started for the first of its worlds.
+
+    It ends with this process at the latest.
+    """
+    folder = world.folder.parent / "dagster"
+    with _finding:
+        if folder not in _sides:
+            started = ExitStack()
+            _sides[folder] = started.enter_context(dagster_side(folder))
+            atexit.register(started.close)
+        return _sides[folder]
+
+
+@contextmanager
+def dagster_side(folder: Path) -> Iterator[DagsterSide]:
+    """Start the nursery of runs; it, and every daemon, is ended."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as started:
+        nursery = started.enter_context(_process(folder, "tests.faults.dagster_worker"))
+        side = DagsterSide(folder, nursery)
+        started.callback(side.close)
+        _sides[folder] = side
+        try:
+            yield side
+        finally:
+            _sides.pop(folder, None)
