@@ -70,7 +70,6 @@ class ErrorRules:
             all others an invalid request.
         remedies: what to do, by kind; said at the end of the message.
         request_id_headers: headers that hold the vendor's request id; the first that is there.
-        code_header: header with the vendor's code, which counts when the body has none.
         by_headers: amends what was read, where a vendor says something in its headers only.
     """
 
@@ -78,7 +77,6 @@ class ErrorRules:
     by_status: Mapping[int, ErrorKind] = field(default_factory=dict[int, ErrorKind])
     remedies: Mapping[ErrorKind, str] = field(default_factory=dict[ErrorKind, str])
     request_id_headers: tuple[str, ...] = ("x-request-id", "request-id")
-    code_header: str | None = None
     by_headers: Callable[[Refusal, Mapping[str, str]], Refusal] | None = None
 
     def kind_of_status(self, status: int) -> ErrorKind:
@@ -103,8 +101,6 @@ def answer_error(
     refusal = rules.read(answer.status, body)
     if refusal.text is None and body is None:
         refusal = replace(refusal, text=answer.text.strip() or None)
-    if refusal.code is None and rules.code_header is not None:
-        refusal = replace(refusal, code=answer.headers.get(rules.code_header))
     if rules.by_headers is not None:
         refusal = rules.by_headers(refusal, answer.headers)
     kind = refusal.kind or rules.kind_of_status(answer.status)

@@ -224,8 +224,8 @@ class VendorProvider:
             if self.discovery_support is DiscoverySupport.NONE
             else await self.discover_models(refresh=refresh)
         )
-        failed = discovery is not None and discovery.status is DiscoveryStatus.FAILED
-        if refresh and failed and not self.models.is_registered(model_id):
+        is_asked = refresh and not self.models.is_registered(model_id)
+        if is_asked and discovery and discovery.status is DiscoveryStatus.FAILED:
             # The vendor's word of now was asked for; that a name looks right is not it.
             return ValidationResult.unknown_permissive(detail=discovery.detail)
         return self.models.validate(
