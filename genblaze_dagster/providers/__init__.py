@@ -23,8 +23,12 @@ if TYPE_CHECKING:
     )
     from genblaze_dagster.providers.elevenlabs import ElevenLabsSFXProvider as ElevenLabsSFXProvider
     from genblaze_dagster.providers.elevenlabs import ElevenLabsTTSProvider as ElevenLabsTTSProvider
+    from genblaze_dagster.providers.fal import FalProvider as FalProvider
     from genblaze_dagster.providers.ffmpeg import FFmpegCompositor as FFmpegCompositor
     from genblaze_dagster.providers.ffmpeg import FFmpegTransform as FFmpegTransform
+    from genblaze_dagster.providers.gmicloud import GMICloudAudioProvider as GMICloudAudioProvider
+    from genblaze_dagster.providers.gmicloud import GMICloudImageProvider as GMICloudImageProvider
+    from genblaze_dagster.providers.gmicloud import GMICloudVideoProvider as GMICloudVideoProvider
     from genblaze_dagster.providers.google import GeminiImageProvider as GeminiImageProvider
     from genblaze_dagster.providers.google import ImagenProvider as ImagenProvider
     from genblaze_dagster.providers.google import VeoProvider as VeoProvider
@@ -46,7 +50,12 @@ if TYPE_CHECKING:
     from genblaze_dagster.providers.model_spec import ModelFamily as ModelFamily
     from genblaze_dagster.providers.model_spec import ModelSpec as ModelSpec
     from genblaze_dagster.providers.models import ModelRegistry as ModelRegistry
+    from genblaze_dagster.providers.nvidia import NvidiaAudioProvider as NvidiaAudioProvider
+    from genblaze_dagster.providers.nvidia import NvidiaImageProvider as NvidiaImageProvider
+    from genblaze_dagster.providers.nvidia import NvidiaVideoProvider as NvidiaVideoProvider
     from genblaze_dagster.providers.openai import DalleProvider as DalleProvider
+    from genblaze_dagster.providers.openai import OpenAITTSProvider as OpenAITTSProvider
+    from genblaze_dagster.providers.openai import SoraProvider as SoraProvider
     from genblaze_dagster.providers.param_schemas import ArraySchema as ArraySchema
     from genblaze_dagster.providers.param_schemas import BoolSchema as BoolSchema
     from genblaze_dagster.providers.param_schemas import EnumSchema as EnumSchema
@@ -141,9 +150,15 @@ _EXPORTS = {
         "ElevenLabsSFXProvider",
         "ElevenLabsTTSProvider",
     ),
+    "fal": ("FalProvider",),
     "ffmpeg": (
         "FFmpegCompositor",
         "FFmpegTransform",
+    ),
+    "gmicloud": (
+        "GMICloudAudioProvider",
+        "GMICloudImageProvider",
+        "GMICloudVideoProvider",
     ),
     "google": (
         "GeminiImageProvider",
@@ -174,7 +189,16 @@ _EXPORTS = {
         "ModelSpec",
     ),
     "models": ("ModelRegistry",),
-    "openai": ("DalleProvider",),
+    "nvidia": (
+        "NvidiaAudioProvider",
+        "NvidiaImageProvider",
+        "NvidiaVideoProvider",
+    ),
+    "openai": (
+        "DalleProvider",
+        "OpenAITTSProvider",
+        "SoraProvider",
+    ),
     "param_schemas": (
         "ArraySchema",
         "BoolSchema",

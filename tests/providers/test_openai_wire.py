@@ -3,36 +3,25 @@ import base64
 import hashlib
 import mimetypes
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from genblaze_dagster.core.enums import StepType
 from genblaze_dagster.errors import (
-    AuthError,
-    ContentPolicyError,
     InvalidRequestError,
-    ModelError,
-    OutputError,
     ProviderError,
     ProviderUnavailableError,
-    QuotaError,
-    RateLimitError,
 )
 from genblaze_dagster.providers.openai import DalleProvider
 from genblaze_dagster.providers.protocol import GenerationRequest, InputMedia, Result
+from tests.support.vendor import ERRORS
+from tests.support.vendor import replayed as driven_by
 from tests.support.wire import API_KEY, Scenario, differences, input_media, replay, scenarios
 
-# The vectors' names for errors. A 200 without images is an OutputError, which is a model error.
-ERRORS: Mapping[str, tuple[type[ProviderError], ...]] = {
-    "AUTH": (AuthError,),
-    "QUOTA": (QuotaError,),
-    "CONTENT_POLICY": (ContentPolicyError,),
-    "INVALID_INPUT": (InvalidRequestError,),
-    "MODEL_ERROR": (ModelError, OutputError),
-    "RATE_LIMIT": (RateLimitError,),
-}
 NAMES = [
     "500_then_success",
     "auth_401",
@@ -48,14 +37,19 @@ NAMES = [
     "generate_full",
     "generate_jpeg_freeform",
     "generate_minimal",
-    "invalid_400",
     "org_unverified_403",
     "rate_limit_429",
 ]
+# What the vendor refuses, and we before it is sent.
+REFUSED = ("invalid_400",)
 
 
 def load(vectors: Path, name: str) -> Scenario:
     return Scenario.load(vectors / "wire" / "openai" / f"image_{name}.json")
+
+
+def make(client: httpx.AsyncClient) -> DalleProvider:
+    return DalleProvider(API_KEY, client=client)
 
 
 def request_of(exchange: Mapping[str, Any]) -> GenerationRequest:
@@ -111,7 +105,7 @@ def run(scenario: Scenario) -> list[Result | ProviderError]:
 
     async def main() -> list[Result | ProviderError]:
         async with wire.client() as client:
-            return await calls(DalleProvider(API_KEY, client=client))
+            return await calls(make(client))
 
     with replay(scenario) as wire:
         outcomes = asyncio.run(main())
@@ -168,8 +162,24 @@ def check_result(result: Result, scenario: Scenario) -> None:
 def test_every_image_vector_is_replayed(vectors: Path) -> None:
     """The replayed scenarios are all image scenarios there are."""
     found = [scenario.name for scenario in scenarios(vectors, "openai", "image_*")]
-    print(f"{len(NAMES)} of {len(found)} image vectors replayed")
-    assert [f"openai/image_{name}" for name in NAMES] == found
+    replayed = sorted([*NAMES, *REFUSED])
+    print(f"{len(replayed)} of {len(found)} image vectors replayed")
+    assert [f"openai/image_{name}" for name in replayed] == found
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_the_vendor_refuses_is_refused_before(vectors: Path, name: str) -> None:
+    """The golden refusal never needs to be asked for, and would be understood."""
+    scenario = load(vectors, name)
+    request = request_of(scenario.exchanges[0])
+    with pytest.raises(InvalidRequestError) as caught:
+        DalleProvider(API_KEY).validate(request)
+    assert caught.value.param == scenario.expect["param"]
+    assert caught.value.sent is False
+    allowed = replace(request, params={})
+    driven = driven_by(scenario, make, allowed, same_requests=False)
+    assert driven.error is not None
+    check_error(driven.error, scenario)
 
 
 def test_a_500_is_left_to_the_runner_to_retry(vectors: Path) -> None:

@@ -18,6 +18,7 @@ from genblaze_dagster.providers.protocol import (
     GenerationRequest,
     JobState,
     JobStatus,
+    RateLimit,
     Result,
     Submission,
 )
@@ -45,6 +46,7 @@ class LocalProvider:
         latency: seconds a job takes; 0 answers a submit with the result.
         fail_on: called with every submitted request; an error it returns is raised.
         clock: monotonic seconds, for tests.
+        rate_limit: as if a vendor allowed no more, for demonstrations.
     """
 
     name = "local"
@@ -58,7 +60,12 @@ class LocalProvider:
         latency: float = 0.0,
         fail_on: Callable[[GenerationRequest], ProviderError | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        rate_limit: RateLimit | None = None,
     ) -> None:
+        if rate_limit is not None:
+            # Without limits there is no account, and nobody asks the ledger about it.
+            self.account = self.name
+            self.rate_limit = rate_limit
         self._latency = latency
         self._fail_on = fail_on
         self._clock = clock

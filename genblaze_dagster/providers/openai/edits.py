@@ -1,25 +1,70 @@
-"""The body of an image edit: files in multipart, or URLs in JSON."""
+"""Image edits: what inputs a model takes, and the body with files in multipart or URLs in JSON."""
 
 from collections.abc import Mapping
-from posixpath import basename
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
-from genblaze_dagster.errors import GenblazeError, ProviderUnavailableError
-from genblaze_dagster.media.sniff import extension_for
-from genblaze_dagster.net.client import FilePart
-from genblaze_dagster.providers.openai.families import Family
-from genblaze_dagster.providers.openai.parameters import (
-    IMAGE_TRANSFER,
-    split_mask,
-    transfers_by_url,
-)
-from genblaze_dagster.providers.openai.refusals import refuse, shown
+from genblaze_dagster.core.enums import StepType
+from genblaze_dagster.errors import InvalidRequestError
+from genblaze_dagster.providers.openai.image_models import EditLimits
+from genblaze_dagster.providers.openai.transfer import fetched_url
 from genblaze_dagster.providers.protocol import GenerationRequest, InputMedia
+from genblaze_dagster.providers.vendor import inputs
+
+_MASK_BELOW_BYTES = 4 * 1024 * 1024
+_MASK_TYPES = frozenset({"image/png"})
+
+
+def is_edit(request: GenerationRequest) -> bool:
+    """Whether the request goes to the edits endpoint."""
+    return bool(request.inputs) or request.step_type is StepType.EDIT
+
+
+def check_inputs(provider: str, request: GenerationRequest, limits: EditLimits | None) -> None:
+    """Refuse inputs that the model does not edit; without limits only what no model takes.
+
+    Raises:
+        InvalidRequestError: too few or many, of another type, too large, or of different sizes.
+    """
+    images, mask = _split(provider, request)
+    if limits is None:
+        return
+    if limits.max_images == 0:
+        raise _refused(
+            provider, "inputs", f"{request.model} cannot edit images; use a gpt-image model"
+        )
+    inputs.check_inputs(provider, images, at_most=limits.max_images)
+    inputs.check_inputs(
+        provider,
+        images,
+        at_most=limits.max_images,
+        what="image",
+        types=limits.types,
+        max_bytes=limits.below_bytes - 1,
+    )
+    first = images[0].asset
+    size = (first.width, first.height)
+    if limits.squares_only and first.width != first.height:
+        raise _refused(
+            provider,
+            "image",
+            f"an image of {first.width}x{first.height}; {request.model} takes squares only",
+        )
+    if mask is not None:
+        inputs.check_inputs(
+            provider,
+            [mask],
+            at_most=1,
+            what="mask",
+            types=_MASK_TYPES,
+            max_bytes=_MASK_BELOW_BYTES - 1,
+        )
+        mask_size = (mask.asset.width, mask.asset.height)
+        if None not in (*size, *mask_size) and size != mask_size:
+            raise _refused(provider, "mask", "the mask must have the size of the first image")
 
 
 async def edit_body(
-    request: GenerationRequest, family: Family | None, fields: Mapping[str, Any]
+    provider: str, request: GenerationRequest, fields: Mapping[str, Any], *, by_url: bool
 ) -> dict[str, Any]:
     """Return the arguments of the HTTP request that carry the fields and the images.
 
@@ -27,53 +72,42 @@ async def edit_body(
         InvalidRequestError: no image, a field a form cannot carry, or no URL where one was asked.
         ProviderUnavailableError: an input cannot be read from the store; nothing was sent.
     """
-    images, mask = split_mask(request.inputs)
-    if transfers_by_url(request, family):
-        return {"json": _by_url(fields, images, mask)}
+    images, mask = _split(provider, request)
+    if by_url:
+        linked = {"images": [{"image_url": fetched_url(provider, image)} for image in images]}
+        masked = {} if mask is None else {"mask": {"image_url": fetched_url(provider, mask)}}
+        return {"json": {**fields, **linked, **masked}}
     for name, value in fields.items():
         if not isinstance(value, str | int | float):
-            raise refuse(name, f"{name}={shown(value)}; uploads take text, numbers and booleans")
+            raise _refused(
+                provider,
+                name,
+                f"{name} is a {type(value).__name__}; uploads take text, numbers and booleans",
+            )
     # One image is the part `image`, several are `image[]`; the API insists.
     part_name = "image" if len(images) == 1 else "image[]"
-    files = [await _file_part(part_name, image) for image in images]
+    files = [await inputs.file_part(provider, part_name, image) for image in images]
     if mask is not None:
-        files.append(await _file_part("mask", mask))
+        files.append(await inputs.file_part(provider, "mask", mask))
     return {"data": dict(fields), "files": files}
 
 
-def _by_url(
-    fields: Mapping[str, Any], images: tuple[InputMedia, ...], mask: InputMedia | None
-) -> dict[str, Any]:
-    body = {**fields, "images": [{"image_url": _public_url(image)} for image in images]}
-    if mask is not None:
-        body["mask"] = {"image_url": _public_url(mask)}
-    return body
-
-
-def _public_url(item: InputMedia) -> str:
-    url = item.public_url()
-    if url is None:
-        raise refuse(
-            IMAGE_TRANSFER,
-            f"{IMAGE_TRANSFER}='url', but the store has no public URL for input "
-            f"{item.asset.asset_id}; leave the parameter out to upload the image",
+def _split(
+    provider: str, request: GenerationRequest
+) -> tuple[tuple[InputMedia, ...], InputMedia | None]:
+    """Return the images to edit, and the mask: the input whose metadata says `role: mask`."""
+    masks = inputs.with_role(request.inputs, "mask")
+    if len(masks) > 1:
+        raise _refused(
+            provider, "inputs", f"{len(masks)} inputs have the role 'mask'; at most one may"
         )
-    return url
+    images = tuple(item for item in request.inputs if inputs.role_of(item) != "mask")
+    if not images:
+        raise _refused(
+            provider, "inputs", "an edit needs at least one input image besides the mask"
+        )
+    return images, masks[0] if masks else None
 
 
-async def _file_part(part_name: str, item: InputMedia) -> FilePart:
-    try:
-        data = await item.read()
-    except GenblazeError as exc:
-        raise ProviderUnavailableError(
-            f"openai: input {item.asset.asset_id} cannot be read from the store: {exc}",
-            provider="openai",
-            transient=exc.transient,
-            sent=False,
-        ) from exc
-    return part_name, (_file_name(item), data, item.asset.media_type)
-
-
-def _file_name(item: InputMedia) -> str:
-    name = basename(unquote(urlsplit(item.asset.url).path))
-    return name if "." in name else f"image{extension_for(item.asset.media_type)}"
+def _refused(provider: str, param: str, message: str) -> InvalidRequestError:
+    return InvalidRequestError(f"{provider}: {message}", provider=provider, param=param, sent=False)

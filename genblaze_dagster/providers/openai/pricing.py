@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from genblaze_dagster.providers.pricing import PricingContext
+
 _SNAPSHOT = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 _MILLION = 1_000_000
 
@@ -58,6 +60,19 @@ _PER_IMAGE: Mapping[str, Mapping[str, Mapping[str, float]]] = {
     },
     "dall-e-2": {"standard": {"256x256": 0.016, "512x512": 0.018, "1024x1024": 0.020}},
 }
+
+
+def price(context: PricingContext) -> float | None:
+    """Return what images cost, before or after they are made: by their tokens, else by the table.
+
+    The table does not know what the input images of a GPT image edit cost.
+    """
+    step, facts = context.step, context.provider_payload
+    cost = price_of_usage(step.model, facts.get("usage"))
+    if cost is not None or (step.inputs and not step.model.startswith("dall-e")):
+        return cost
+    known = {name: facts.get(name) or step.params.get(name) for name in ("quality", "size")}
+    return price_of_images(step.model, known, context.output_count)
 
 
 def price_of_images(model: str, fields: Mapping[str, Any], count: int) -> float | None:

@@ -1,12 +1,13 @@
 """Sizes: from aspect ratio and resolution to `WIDTHxHEIGHT`, and which of those a model takes."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import gcd
 from typing import Any
 
-from genblaze_dagster.providers.openai.families import FREE_SIZES, Family
-from genblaze_dagster.providers.openai.refusals import listed, refuse, shown
+from genblaze_dagster.providers.model_spec import ParamTransformer
+from genblaze_dagster.providers.param_schemas import refuse
 
 _SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 _RATIO = re.compile(r"([1-9]\d{0,3}):([1-9]\d{0,3})")
@@ -20,93 +21,110 @@ _MAX_PIXELS = 3840 * 2160
 _DEFAULT_EDGE = 1536
 _DEFAULT_SQUARE = 1024
 
+FindSize = Callable[[Any, Any], str]
+"""Returns the size for an aspect ratio and a resolution, of which one may be None."""
 
-def size_from_standard(model: str, params: Mapping[str, Any], family: Family | None) -> str | None:
-    """Return the size that `aspect_ratio` and `resolution` ask for, None without them.
 
-    Raises:
-        InvalidRequestError: the model has no size of exactly that shape.
+def sized_by(find: FindSize) -> ParamTransformer:
+    """Return what replaces `aspect_ratio` and `resolution` by the `size` that `find` says.
+
+    A resolution may be a size itself.
     """
-    ratio = params.get("aspect_ratio")
-    resolution = params.get("resolution")
-    if ratio is None and resolution is None:
-        return None
-    if params.get("size") is not None:
-        raise refuse("size", "give either size, or aspect_ratio and resolution")
-    if ratio is None and isinstance(resolution, str) and _SIZE.fullmatch(resolution):
-        return resolution
-    if family is None or family.sizes is None:
-        raise refuse(
-            "aspect_ratio" if resolution is None else "resolution",
-            f'the sizes of {model} are not known here; give size="WIDTHxHEIGHT"',
-        )
-    if family.sizes == FREE_SIZES:
-        return _free_size(ratio or "1:1", resolution)
-    if resolution is not None:
-        raise refuse(
-            "resolution",
-            f"{shown(resolution)} is not a size of {family.name}. Allowed: {listed(family.sizes)}",
-        )
-    size = family.ratios.get(str(ratio))
-    if size is None:
-        raise refuse(
-            "aspect_ratio",
-            f"{shown(ratio)} is not a ratio of {family.name}. Allowed: {listed(family.ratios)}",
-        )
-    return size
+
+    def transform(params: dict[str, Any]) -> dict[str, Any]:
+        native = dict(params)
+        ratio, resolution = native.pop("aspect_ratio", None), native.pop("resolution", None)
+        if ratio is None and resolution is None:
+            return native
+        if "size" in native:
+            refuse("size", "give either size, or aspect_ratio and resolution")
+        is_size = isinstance(resolution, str) and _SIZE.fullmatch(resolution) is not None
+        native["size"] = resolution if ratio is None and is_size else find(ratio, resolution)
+        return native
+
+    return transform
 
 
-def _free_size(ratio: object, resolution: object) -> str:
-    match = _RATIO.fullmatch(ratio) if isinstance(ratio, str) else None
-    if match is None:
-        raise refuse("aspect_ratio", f"{shown(ratio)} is not a ratio such as 16:9")
-    across, down = int(match[1]), int(match[2])
-    across, down = across // gcd(across, down), down // gcd(across, down)
+def no_size(ratio: object, resolution: object) -> str:
+    """Refuse: the sizes of the model are not known here."""
+    refuse(
+        "aspect_ratio" if resolution is None else "resolution",
+        'the sizes of this model are not known here; give size="WIDTHxHEIGHT"',
+    )
+
+
+def one_of(sizes: Sequence[str]) -> FindSize:
+    """Return what finds a size in a list: of exactly that shape, the largest of several."""
+    known = [(int(width), int(height)) for width, _, height in (s.partition("x") for s in sizes)]
+
+    def find(ratio: object, resolution: object) -> str:
+        fitting = known
+        if ratio is not None:
+            shape = _ratio(ratio)
+            fitting = [size for size in known if _shape(*size) == shape]
+            if not fitting:
+                shapes = ", ".join(sorted({f"{w}:{h}" for w, h in (_shape(*s) for s in known)}))
+                refuse("aspect_ratio", f"the model has no such shape; it has {shapes}")
+        if resolution is not None:
+            fitting = [size for size in fitting if f"{min(size)}p" == resolution]
+            if not fitting:
+                refuse("resolution", f"no size fits exactly; the sizes are {', '.join(sizes)}")
+        if len({_shape(*size) for size in fitting}) > 1:
+            refuse("resolution", "it leaves the shape open; give aspect_ratio too, or size")
+        return "{}x{}".format(*max(fitting))
+
+    return find
+
+
+def free_size(ratio: object, resolution: object) -> str:
+    """Return a size in steps of 16 pixels; without a resolution about as large as 1024x1024."""
+    across, down = _ratio("1:1" if ratio is None else ratio)
     if resolution is None:
         edge = _DEFAULT_SQUARE if across == down else _DEFAULT_EDGE
         times = edge // (_STEP * max(across, down))
         if times == 0:
-            raise refuse(
-                "aspect_ratio", f"{shown(ratio)} has no size in steps of 16 pixels; give size"
-            )
+            refuse("aspect_ratio", "this shape has no size in steps of 16 pixels; give size")
         return f"{across * _STEP * times}x{down * _STEP * times}"
     lines = _LINES.fullmatch(resolution) if isinstance(resolution, str) else None
     if lines is None:
-        raise refuse(
-            "resolution", f"{shown(resolution)} is not a resolution such as 720p or 1536x864"
-        )
+        refuse("resolution", "expected a resolution such as 720p or 1536x864")
     short = int(lines[1])
     long, rest = divmod(short * max(across, down), min(across, down))
     if rest or short % _STEP or long % _STEP:
-        raise refuse(
-            "resolution",
-            f"{resolution} at {ratio} is not divisible by 16 on both sides; give size",
-        )
+        refuse("resolution", "this shape is then not divisible by 16 on both sides; give size")
     return f"{long}x{short}" if across >= down else f"{short}x{long}"
 
 
-def check_size(fields: Mapping[str, Any], family: Family) -> None:
-    """Refuse a size the model is known not to make.
+@dataclass(frozen=True, slots=True)
+class FreeSizeSchema:
+    """`auto`, or any size within the limits of gpt-image-2."""
 
-    Raises:
-        InvalidRequestError: names the size and what is allowed.
-    """
-    size = fields.get("size")
-    if size is None or family.sizes is None:
-        return
-    if family.sizes != FREE_SIZES:
-        if size not in family.sizes:
-            raise refuse("size", f"size={shown(size)}; {family.name} takes {listed(family.sizes)}")
-        return
-    if size == "auto":
-        return
-    match = _SIZE.fullmatch(size) if isinstance(size, str) else None
+    def validate(self, key: str, value: Any) -> None:
+        """Refuse everything else.
+
+        Raises:
+            InvalidRequestError: names the parameter and what is allowed.
+        """
+        if value == "auto":
+            return
+        match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+        if match is None:
+            refuse(key, "expected 'auto' or WIDTHxHEIGHT")
+        width, height = int(match[1]), int(match[2])
+        if width % _STEP or height % _STEP:
+            refuse(key, f"{value}: both sides must be divisible by {_STEP}")
+        if max(width, height) > 3 * min(width, height):
+            refuse(key, f"{value}: the ratio must be between 1:3 and 3:1")
+        if max(width, height) > _MAX_EDGE or width * height > _MAX_PIXELS:
+            refuse(key, f"{value}: at most 3840x2160 or 2160x3840")
+
+
+def _ratio(ratio: object) -> tuple[int, int]:
+    match = _RATIO.fullmatch(ratio) if isinstance(ratio, str) else None
     if match is None:
-        raise refuse("size", f"size={shown(size)} is neither 'auto' nor WIDTHxHEIGHT")
-    width, height = int(match[1]), int(match[2])
-    if width % _STEP or height % _STEP:
-        raise refuse("size", f"size={size}; both sides must be divisible by {_STEP}")
-    if max(width, height) > 3 * min(width, height):
-        raise refuse("size", f"size={size}; the ratio must be between 1:3 and 3:1")
-    if max(width, height) > _MAX_EDGE or width * height > _MAX_PIXELS:
-        raise refuse("size", f"size={size}; at most 3840x2160 or 2160x3840")
+        refuse("aspect_ratio", "expected a ratio such as 16:9")
+    return _shape(int(match[1]), int(match[2]))
+
+
+def _shape(width: int, height: int) -> tuple[int, int]:
+    return width // gcd(width, height), height // gcd(width, height)

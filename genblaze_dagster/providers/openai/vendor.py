@@ -1,9 +1,10 @@
-"""OpenAI's address, key and errors, which all of its APIs share.
+"""OpenAI's address, key, errors and kinds of models, which all of its APIs share.
 
 Error body: `{"error": {"message", "type", "param", "code"}}`; the code decides before the status.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -28,6 +29,26 @@ _BY_CODE: Mapping[str, ErrorKind] = {
     "rate_limit_exceeded": RateLimitError,
 }
 
+_KINDS = (
+    ("video", re.compile(r"sora-")),
+    ("image", re.compile(r"(chat)?gpt-image-|dall-e-")),
+    ("speech", re.compile(r"tts-|gpt-.+-tts")),
+    (
+        "other",
+        re.compile(
+            r"(chat)?gpt-|o\d|whisper-|text-|omni-moderation|davinci|babbage|codex-|computer-use"
+        ),
+    ),
+)
+
+
+def kind_of(model: str) -> str | None:
+    """Return what a model of OpenAI makes: `video`, `image`, `speech` or `other`.
+
+    None for a name that is not OpenAI's, such as one of a gateway.
+    """
+    return next((kind for kind, pattern in _KINDS if pattern.match(model)), None)
+
 
 def read_error(status: int, body: Any) -> Refusal:
     """Read the error object; nothing when a proxy answered with text or something else."""
@@ -36,7 +57,11 @@ def read_error(status: int, body: Any) -> Refusal:
         return Refusal(error)
     if not isinstance(error, dict):
         return Refusal()
-    fields = cast(dict[str, Any], error)
+    return refusal_of(cast(dict[str, Any], error))
+
+
+def refusal_of(fields: Mapping[str, Any]) -> Refusal:
+    """Return what an error object says: that of an answer, or that of a failed job."""
     code, kind, text, param = (
         value if isinstance(value := fields.get(name), str) and value else None
         for name in ("code", "type", "message", "param")
