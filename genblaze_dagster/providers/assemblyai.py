@@ -40,11 +40,9 @@ from genblaze_dagster.providers.protocol import (
 from genblaze_dagster.providers.vendor import inputs
 from genblaze_dagster.providers.vendor.api import Vendor
 from genblaze_dagster.providers.vendor.errors import ErrorKind, ErrorRules, Refusal, kind_of_text
-from genblaze_dagster.providers.vendor.provider import VendorProvider
+from genblaze_dagster.providers.vendor.provider import DEFAULT_MODEL, VendorProvider
 from genblaze_dagster.providers.vendor.traits import InputForm, Traits
 
-DEFAULT_MODEL = "default"
-"""As the model of a step: AssemblyAI's own choice; no `speech_models` are sent."""
 POLL_SECONDS = 3.0
 
 _STATES = {

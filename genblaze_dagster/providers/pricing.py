@@ -231,6 +231,9 @@ def estimate_cost(
         prompt: a `prompt` in the parameters when left out.
         inputs: of the step.
     """
+    spec = registry.get(model)
+    if spec.pricing is None:
+        return None
     given = dict(params or {})
     own_prompt = given.pop("prompt", None)
     step = Step(
@@ -239,7 +242,7 @@ def estimate_cost(
         prompt=own_prompt if prompt is None and isinstance(own_prompt, str) else prompt,
         params=given,
         inputs=list(inputs),
-        modality=registry.get(model).modality or Modality.IMAGE,
+        modality=spec.modality or Modality.IMAGE,
     )
     step = _with_effective_params(registry, step)
     seconds = _expected_seconds(registry, step)

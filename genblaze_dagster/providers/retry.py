@@ -14,6 +14,11 @@ RETRYABLE_CODES = frozenset(code for code in ProviderErrorCode if code.retryable
 
 # A gateway gave up waiting: the vendor behind it may have accepted the job.
 _LOST_BEHIND_A_GATEWAY = frozenset({408, 502, 504})
+_VENDOR_FAILED = 500
+# What a status alone says. A code of the vendor's that says more is its word: it refused.
+_UNEXPLAINED = frozenset(
+    {ProviderErrorCode.SERVER_ERROR, ProviderErrorCode.TIMEOUT, ProviderErrorCode.UNKNOWN}
+)
 # The vendor turned the request away before doing anything with it.
 _TURNED_AWAY = 429
 
@@ -91,11 +96,20 @@ class RetryPolicy:
 
 
 def is_ambiguous(error: BaseException) -> bool:
-    """Whether a failed submit may have been accepted, so that sending again may pay twice."""
-    if isinstance(error, ProviderError):
-        return error.sent is None or error.http_status in _LOST_BEHIND_A_GATEWAY
-    # A provider that raises something else tells nothing about how far it got.
-    return not isinstance(error, GenblazeError)
+    """Whether a failed submit may have been accepted, so that sending again may pay twice.
+
+    That is so when the answer was lost, and when it is a 5xx or 408: a vendor that fails does not
+    say what it had done by then. Any other answer is a refusal.
+    """
+    if not isinstance(error, ProviderError):
+        # A provider that raises something else tells nothing about how far it got.
+        return not isinstance(error, GenblazeError)
+    if error.sent is not True:
+        return error.sent is None
+    status = error.http_status or 0
+    return status in _LOST_BEHIND_A_GATEWAY or (
+        status >= _VENDOR_FAILED and error.code in _UNEXPLAINED
+    )
 
 
 def may_resubmit(error: BaseException, *, deduplicates: bool) -> bool:

@@ -24,10 +24,7 @@ from genblaze_dagster.providers.param_schemas import ParamSchema, StringSchema
 from genblaze_dagster.providers.protocol import GenerationRequest, Output, Result
 from genblaze_dagster.providers.vendor.api import Vendor
 from genblaze_dagster.providers.vendor.errors import ErrorKind, ErrorRules, Refusal
-from genblaze_dagster.providers.vendor.provider import VendorProvider
-
-DEFAULT_MODEL = "default"
-"""As the model of a step: the vendor's own choice; no `model_id` is sent."""
+from genblaze_dagster.providers.vendor.provider import DEFAULT_MODEL, VendorProvider
 
 _FORMATS = {
     "mp3": "mp3_44100_128",

@@ -16,7 +16,6 @@ from genblaze_dagster.net.client import HttpAnswer
 from genblaze_dagster.providers.constraints import mutually_exclusive, required_one_of
 from genblaze_dagster.providers.elevenlabs.audio import (
     AUDIO_ONLY,
-    DEFAULT_MODEL,
     FORMAT,
     ElevenLabsAudio,
     native_format,
@@ -24,6 +23,7 @@ from genblaze_dagster.providers.elevenlabs.audio import (
 from genblaze_dagster.providers.model_spec import ModelFamily, ModelSpec
 from genblaze_dagster.providers.param_schemas import BoolSchema, IntSchema
 from genblaze_dagster.providers.protocol import GenerationRequest, Submission
+from genblaze_dagster.providers.vendor.provider import DEFAULT_MODEL
 from genblaze_dagster.providers.vendor.traits import Traits
 
 

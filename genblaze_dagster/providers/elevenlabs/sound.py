@@ -8,7 +8,6 @@ import re
 from genblaze_dagster.core.enums import Modality
 from genblaze_dagster.providers.elevenlabs.audio import (
     AUDIO_ONLY,
-    DEFAULT_MODEL,
     FORMAT,
     ElevenLabsAudio,
     native_format,
@@ -16,6 +15,7 @@ from genblaze_dagster.providers.elevenlabs.audio import (
 from genblaze_dagster.providers.model_spec import ModelFamily, ModelSpec
 from genblaze_dagster.providers.param_schemas import BoolSchema, FloatSchema, StringSchema
 from genblaze_dagster.providers.protocol import GenerationRequest, Submission
+from genblaze_dagster.providers.vendor.provider import DEFAULT_MODEL
 from genblaze_dagster.providers.vendor.traits import Traits
 
 FAMILIES = (

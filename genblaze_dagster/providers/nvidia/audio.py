@@ -102,7 +102,6 @@ class NvidiaAudioProvider(NvidiaProvider):
         makes=("speech",),
         modalities=(Modality.AUDIO,),
         inputs=(InputForm.URL, InputForm.DATA, InputForm.UPLOAD),
-        jobs=False,
     )
     families = FAMILIES
 

@@ -15,9 +15,6 @@ from genblaze_dagster.providers.validation import DiscoverySupport
 from genblaze_dagster.providers.vendor import inputs
 from genblaze_dagster.providers.vendor.provider import VendorProvider
 
-DEFAULT_MODEL = "default"
-"""As the model of a step: the server's own choice; no `model` is sent."""
-
 
 class OpenAIProvider(VendorProvider):
     """Base of OpenAI's image, video and speech providers.

@@ -21,7 +21,7 @@ from typing import Any, cast
 from genblaze_dagster.core.enums import Modality, StepType
 from genblaze_dagster.errors import ModelError, ProviderUnavailableError
 from genblaze_dagster.net.client import FilePart, TextPart
-from genblaze_dagster.providers.openai.provider import DEFAULT_MODEL, OpenAIProvider
+from genblaze_dagster.providers.openai.provider import OpenAIProvider
 from genblaze_dagster.providers.openai.transfer import IMAGE_TRANSFER, fetched_url
 from genblaze_dagster.providers.openai.vendor import refusal_of
 from genblaze_dagster.providers.openai.video_models import (
@@ -44,6 +44,7 @@ from genblaze_dagster.providers.protocol import (
 from genblaze_dagster.providers.vendor import inputs
 from genblaze_dagster.providers.vendor.api import json_object
 from genblaze_dagster.providers.vendor.errors import Refusal
+from genblaze_dagster.providers.vendor.provider import DEFAULT_MODEL
 from genblaze_dagster.providers.vendor.traits import InputForm, Traits
 
 POLL_SECONDS = 5.0

@@ -38,6 +38,9 @@ from genblaze_dagster.providers.vendor.api import Api, Vendor
 from genblaze_dagster.providers.vendor.errors import Refusal, job_error
 from genblaze_dagster.providers.vendor.traits import Traits
 
+DEFAULT_MODEL = "default"
+"""As the model of a step, where a vendor allows it: the vendor's own choice; none is sent."""
+
 _KEPT_RECORDS = 1000
 
 
