@@ -1,0 +1,5 @@
+"""fal: `FalProvider`."""
+
+from genblaze_dagster.providers.fal.provider import FalProvider
+
+__all__ = ["FalProvider"]
