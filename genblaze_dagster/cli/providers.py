@@ -31,7 +31,7 @@ def providers(as_json: bool) -> None:
             ", ".join(one.traits.makes),
             one.lost_answer,
             one.cost,
-            f"{one.key_variables[0]} {mark}",
+            f"{one.variable} {mark}",
         )
     stdout_console().print(table)
 

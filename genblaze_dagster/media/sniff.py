@@ -58,6 +58,9 @@ _EXTENSIONS: Mapping[str, str] = {
     "application/pdf": ".pdf",
     "model/gltf-binary": ".glb",
     "model/gltf+json": ".gltf",
+    "model/obj": ".obj",
+    "model/stl": ".stl",
+    "model/vnd.usdz+zip": ".usdz",
 }
 _OTHER_NAMES = {
     "image/jpg": "image/jpeg",

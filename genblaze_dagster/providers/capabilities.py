@@ -14,7 +14,7 @@ _HEAD = ("provider", "makes", "takes media as", "lost answer", "cancel", "cost k
 
 @dataclass(frozen=True, slots=True)
 class Capability:
-    """One provider of a vendor. `key_variables` are where its key is looked for."""
+    """One provider of a vendor. `variable` is what to set; all `key_variables` are looked at."""
 
     name: str
     vendor: str
@@ -22,6 +22,7 @@ class Capability:
     deduplicates: bool
     finds_jobs: bool
     has_prices: bool
+    variable: str
     key_variables: tuple[str, ...]
 
     @property
@@ -57,6 +58,7 @@ def capabilities() -> Iterator[Capability]:
             deduplicates=kind.deduplicates,
             finds_jobs=hasattr(kind, "find_jobs"),
             has_prices=any(f.spec_template.pricing is not None for f in kind.families),
+            variable=kind.vendor.named_variable or kind.vendor.key_variables[0],
             key_variables=kind.vendor.key_variables,
         )
 
@@ -75,7 +77,7 @@ def _cells(one: Capability) -> tuple[str, ...]:
         one.lost_answer,
         "yes" if one.traits.cancels else "-",
         one.cost,
-        f"`{one.key_variables[0]}`",
+        f"`{one.variable}`",
     )
 
 

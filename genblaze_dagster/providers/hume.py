@@ -3,7 +3,7 @@
 API reference: https://dev.hume.ai/reference/text-to-speech-tts. Requests equal those of the vendor's
 Python client 0.14.1. A third party reports that Octave has left the documentation while the API
 goes on answering.
-Submit: `POST /v0/tts`, JSON with the audio in base64. Cost unit: characters; no answer tells the
+Submit: `POST /v0/tts`, JSON with the audio in base64, or `POST /v0/tts/file`, the audio itself. Cost unit: characters; no answer tells the
 price, so it is unknown.
 Quirks: a voice without a provider means one of your own, so the library's is named by default;
 Octave 2 needs a voice; times are milliseconds. Unverified: the limit of 5 takes, the billing codes,
@@ -26,6 +26,7 @@ from genblaze_dagster.errors import (
 )
 from genblaze_dagster.providers.model_spec import ModelFamily, ModelSpec
 from genblaze_dagster.providers.param_schemas import (
+    BoolSchema,
     EnumSchema,
     FloatSchema,
     IntSchema,
@@ -69,12 +70,13 @@ FAMILIES = (
                 "trailing_silence": FloatSchema(min=0),
                 "num_generations": IntSchema(min=1, max=5),
                 "format": EnumSchema(frozenset(_MEDIA_TYPES)),
+                "as_file": BoolSchema(),
             },
             param_required=frozenset({"text"}),
             param_allowlist=frozenset(
                 {"text", "voice", "voice_provider", "num_generations", "format", *_UTTERANCE}
                 | {"context", "include_timestamp_types", "split_utterances", "strip_headers"}
-                | {"instant_mode", "temperature"}
+                | {"instant_mode", "temperature", "as_file"}
             ),
         ),
     ),
@@ -104,7 +106,8 @@ class HumeTTSProvider(VendorProvider):
     The prompt is the text. Parameters: `voice` (a name or an id), `voice_provider` (HUME_AI, the
     library, by default; CUSTOM_VOICE for your own), `instructions` (how to act; without a voice: the
     voice to invent), `speed`, `trailing_silence` (seconds), `n` takes, `output_format` (mp3, wav,
-    pcm), `context`, `include_timestamp_types=["word"]` (Octave 2).
+    pcm), `context`, `include_timestamp_types=["word"]` (Octave 2). With `as_file=True` the answer is the
+    audio alone, without its id, duration and timings.
     """
 
     name = "hume-tts"
@@ -142,7 +145,11 @@ class HumeTTSProvider(VendorProvider):
         Raises:
             ProviderError: see `Provider`.
         """
-        body = body_of(self.payload(request), _VERSIONS.get(request.model))
+        native = self.payload(request)
+        as_file = native.pop("as_file", False)
+        body = body_of(native, _VERSIONS.get(request.model))
+        if as_file:
+            return Submission(result=await self._file(request, body))
         answer = await self.api.document(
             "POST", "/v0/tts", request_of=request, json=body, seconds=request.timeout
         )
@@ -162,6 +169,16 @@ class HumeTTSProvider(VendorProvider):
                 provider_payload=payload,
             )
         )
+
+    async def _file(self, request: GenerationRequest, body: Mapping[str, Any]) -> Result:
+        answer = await self.api.call(
+            "POST", "/v0/tts/file", request_of=request, json=dict(body), seconds=request.timeout
+        )
+        if not answer.content:
+            raise self.no_output(request, "the answer holds no audio")
+        wanted = str((body.get("format") or {"type": "mp3"})["type"])
+        outputs = (Output(data=answer.content, media_type=_MEDIA_TYPES[wanted]),)
+        return Result(outputs=outputs, cost_usd=self.cost(request, outputs, {}))
 
     def _output(self, request: GenerationRequest, generation: Mapping[str, Any]) -> Output:
         try:

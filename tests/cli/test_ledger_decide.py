@@ -91,14 +91,31 @@ def test_what_was_paid_and_lost_goes_on_counting(
     assert kept.ledger.get(held.id).state is SubmissionState.FAILED
 
 
-@pytest.mark.parametrize("state", ["stored", "failed", "stuck", "claimed"])
+@pytest.mark.parametrize(
+    ("decision", "reserved"),
+    [(("--not-submitted",), 0.0), (("--paid-lost",), 0.04), (("--job", "vid_9"), 0.04)],
+    ids=["absent", "lost", "found"],
+)
+def test_what_a_gone_worker_had_sent_is_decided_before_it_is_held(
+    kept: Book, invoke: Call, decision: tuple[str, ...], reserved: float
+) -> None:
+    """Nobody has to start a run only to have it hold the submission."""
+    row = kept.ledger.release(kept.sent("a").id, "w")
+    shown = invoke("ledger", "show", row.id, "--json")
+    assert f"ledger resolve {row.id[-12:]} --job JOB_ID" in shown.document["next"]
+    assert invoke("ledger", "resolve", row.id, *decision, "--yes").status == 0
+    totals = invoke("ledger", "list", "--json").document["totals"]
+    assert (totals["paid_usd"], totals["reserved_usd"]) == (0.0, reserved)
+
+
+@pytest.mark.parametrize("state", ["stored", "failed", "stuck", "claimed", "sent"])
 def test_only_a_held_submission_is_decided(kept: Book, invoke: Call, state: str) -> None:
     """Any other is left as it is; the message says what happens with it instead."""
     row = getattr(kept, state)("a")
     ended = invoke("ledger", "resolve", row.id, "--not-submitted", "--yes", "--json")
     assert ended.status == 1
     message = ended.document["error"]["message"]
-    assert f"(story/image[a]) is {row.state}, and only a held one is to be decided" in message
+    assert f"(story/image[a]) is {row.state}, and only a held one, or one whose" in message
     assert kept.ledger.get(row.id) == row
 
 

@@ -49,7 +49,7 @@ def test_a_real_call_is_stored_and_verified(vendor: str, tmp_path: Path) -> None
     if not chosen:
         pytest.skip(f"no provider of {vendor} can be called without an input")
     if not any(os.environ.get(variable) for variable in chosen[0].key_variables):
-        pytest.skip(f"no key: set {chosen[0].key_variables[0]}")
+        pytest.skip(f"no key: set {chosen[0].variable}")
     store = (tmp_path / "store").as_uri()
     for one in chosen:
         call = dict(CALLS[one.name])

@@ -19,6 +19,7 @@ DEMUXERS = {
     "audio/aiff": "aiff",
     "audio/mp4": "mov",
     "audio/ogg": "ogg",
+    "audio/opus": "ogg",
     "image/png": "png_pipe",
     "image/jpeg": "jpeg_pipe",
     "image/webp": "webp_pipe",
