@@ -39,7 +39,13 @@ from genblaze_dagster.providers.protocol import (
 )
 from genblaze_dagster.providers.vendor import inputs
 from genblaze_dagster.providers.vendor.api import Vendor
-from genblaze_dagster.providers.vendor.errors import ErrorKind, ErrorRules, Refusal, kind_of_text
+from genblaze_dagster.providers.vendor.errors import (
+    ErrorKind,
+    ErrorRules,
+    Refusal,
+    kind_of_text,
+    nothing_submitted,
+)
 from genblaze_dagster.providers.vendor.provider import DEFAULT_MODEL, VendorProvider
 from genblaze_dagster.providers.vendor.traits import InputForm, Traits
 
@@ -151,7 +157,8 @@ class AssemblyAIProvider(VendorProvider):
             ProviderError: see `Provider`. A lost answer is ambiguous: nothing is sent again.
         """
         body = {name: value for name, value in self.payload(request).items() if name not in _OURS}
-        body["audio_url"] = await self._audio_url(request)
+        with nothing_submitted():
+            body["audio_url"] = await self._audio_url(request)
         if request.model != DEFAULT_MODEL:
             body["speech_models"] = [model.strip() for model in request.model.split(",")]
         created = await self.api.document("POST", "/v2/transcript", request_of=request, json=body)

@@ -1,5 +1,6 @@
 import base64
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -180,3 +181,15 @@ def test_a_missing_key_names_the_variable() -> None:
     request = GenerationRequest(model="gen9", prompt="a cat", modality=Modality.VIDEO)
     with pytest.raises(AuthError, match="RUNWAYML_API_SECRET"):
         RunwayProvider().validate(request)
+
+
+def test_an_upload_that_fails_is_no_lost_submit(vectors: Path) -> None:
+    """Nothing was asked for yet, so the next attempt may start over."""
+    scenario = load(vectors, "upload_then_i2v")
+    failed = {"status": 502, "json": {"error": "bad gateway"}}
+    broken = replace(scenario, exchanges=[{**scenario.exchanges[0], "response": failed}])
+    image = input_media(b"x", "image/png", size_bytes=100 * 1024 * 1024)
+    request = request_of(scenario.exchanges[2], inputs=(image,))
+    driven = replayed(broken, make, request, same_requests=False)
+    assert driven.error is not None
+    assert driven.error.sent is False

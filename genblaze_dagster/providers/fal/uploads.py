@@ -12,6 +12,7 @@ from typing import Any
 from genblaze_dagster.errors import OutputError, ProviderError
 from genblaze_dagster.providers.fal.vendor import STORAGE_URL
 from genblaze_dagster.providers.vendor.api import Api
+from genblaze_dagster.providers.vendor.errors import nothing_submitted
 
 MAX_UPLOAD_BYTES = 100 * 1024 * 1024
 """Above it fal's own client uploads in parts."""
@@ -39,16 +40,13 @@ class Storage:
         Raises:
             ProviderError: neither way worked; nothing was generated, so `sent` is False.
         """
-        try:
+        with nothing_submitted():
             token = await self._usable_token()
             try:
                 return await self._to_cdn(token, data, media_type, name)
             except ProviderError:
                 self._token = {}
                 return await self._to_bucket(data, media_type, name)
-        except ProviderError as exc:
-            exc.sent = False
-            raise
 
     async def _usable_token(self) -> Mapping[str, Any]:
         if not self._token or _expiry(self._token) < self._clock() + _MARGIN:

@@ -17,13 +17,13 @@ from typing import Any
 from genblaze_dagster.errors import (
     InvalidRequestError,
     OutputError,
-    ProviderError,
     ProviderTimeoutError,
 )
 from genblaze_dagster.providers.google.vendor import KEY_HEADER, VERSION, part_of
 from genblaze_dagster.providers.protocol import InputMedia
 from genblaze_dagster.providers.vendor import inputs
 from genblaze_dagster.providers.vendor.api import Api, json_object
+from genblaze_dagster.providers.vendor.errors import nothing_submitted
 
 MAX_INLINE_BYTES = 14 * 1024 * 1024
 """Of all media in one request, which may have 20 MB: base64 makes four bytes of three."""
@@ -85,12 +85,9 @@ async def upload(
     Raises:
         ProviderError: `sent` is False, for nothing was generated, whatever became of the file.
     """
-    try:
+    with nothing_submitted():
         file = await _uploaded(api, data, media_type, name)
         return await _active(api, file, media_type, sleep)
-    except ProviderError as exc:
-        exc.sent = False
-        raise
 
 
 async def _uploaded(api: Api, data: bytes, media_type: str, name: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from genblaze_dagster.providers.nvidia.vendor import NVCF
 from genblaze_dagster.providers.protocol import InputMedia
 from genblaze_dagster.providers.vendor import inputs
 from genblaze_dagster.providers.vendor.api import Api
+from genblaze_dagster.providers.vendor.errors import nothing_submitted
 
 INLINE_BYTES = 135_000
 """What becomes 180 KB of base64, the most a request may hold."""
@@ -48,11 +49,8 @@ class Attachments:
             ProviderError: it cannot be uploaded; nothing was asked to be generated.
         """
         data = await inputs.read(self._api.vendor.name, item)
-        try:
+        with nothing_submitted():
             return await self._stored(item.asset.media_type, data)
-        except ProviderError as exc:
-            exc.sent = False
-            raise
 
     async def _stored(self, media_type: str, data: bytes) -> str:
         declared = {"contentType": media_type, "description": _DESCRIPTION}

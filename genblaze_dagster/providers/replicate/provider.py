@@ -38,7 +38,7 @@ from genblaze_dagster.providers.replicate.predictions import (
 from genblaze_dagster.providers.validation import ValidationResult, ValidationSource
 from genblaze_dagster.providers.vendor import inputs
 from genblaze_dagster.providers.vendor.api import Vendor
-from genblaze_dagster.providers.vendor.errors import ErrorRules, Refusal
+from genblaze_dagster.providers.vendor.errors import ErrorRules, Refusal, nothing_submitted
 from genblaze_dagster.providers.vendor.provider import VendorProvider
 from genblaze_dagster.providers.vendor.traits import InputForm, Traits
 
@@ -121,7 +121,8 @@ class ReplicateProvider(VendorProvider):
             ProviderError: see `Provider`. A lost answer is ambiguous: Replicate cannot be asked.
         """
         path, body = self._addressed(request.model)
-        body["input"] = {**self.payload(request), **await self._media(request)}
+        with nothing_submitted():
+            body["input"] = {**self.payload(request), **await self._media(request)}
         prediction = await self.api.document(
             "POST",
             path,

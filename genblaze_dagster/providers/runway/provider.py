@@ -37,7 +37,7 @@ from genblaze_dagster.providers.runway.models import FAMILIES
 from genblaze_dagster.providers.validation import DiscoverySupport
 from genblaze_dagster.providers.vendor import inputs
 from genblaze_dagster.providers.vendor.api import Vendor
-from genblaze_dagster.providers.vendor.errors import ErrorRules, Refusal
+from genblaze_dagster.providers.vendor.errors import ErrorRules, Refusal, nothing_submitted
 from genblaze_dagster.providers.vendor.provider import VendorProvider
 from genblaze_dagster.providers.vendor.traits import InputForm, Traits
 
@@ -132,11 +132,9 @@ class RunwayProvider(VendorProvider):
             ProviderError: see `Provider`. A lost answer is ambiguous: Runway cannot be asked.
         """
         endpoint = endpoint_of(request)
-        body = {
-            "model": self.model_of(request),
-            **self.payload(request),
-            **await self._media(request, endpoint),
-        }
+        with nothing_submitted():
+            media = await self._media(request, endpoint)
+        body = {"model": self.model_of(request), **self.payload(request), **media}
         created = await self.api.document("POST", f"/v1/{endpoint}", request_of=request, json=body)
         task_id = created.get("id")
         if not isinstance(task_id, str):

@@ -4,7 +4,8 @@ A vendor module says in `Refusal`s what its answers mean. The vendor's own code 
 HTTP status does. Words of a message decide only where a vendor has nothing else, in its own module.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -185,6 +186,19 @@ def quoted(text: str, request: GenerationRequest | None, *, key: str = "") -> st
         if prompt and len(prompt) > _MAX_PROMPT_QUOTE:
             text = text.replace(prompt, "[prompt]")
     return redact(text, max_chars=_MAX_VENDOR_TEXT)
+
+
+@contextmanager
+def nothing_submitted() -> Generator[None]:
+    """Say of every error of the block that no generation was asked for: uploads, lookups.
+
+    Without it an upload that fails unclearly would count as a submit whose answer was lost.
+    """
+    try:
+        yield
+    except ProviderError as exc:
+        exc.sent = False
+        raise
 
 
 def kind_of_text(text: str | None, words: Mapping[ErrorKind, tuple[str, ...]]) -> ErrorKind | None:
