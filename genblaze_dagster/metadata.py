@@ -92,7 +92,8 @@ def outcome_metadata(outcome: StepOutcome, *, thumbnail: bytes | None = None) ->
     }
     for name, usd in amounts.items():
         if usd is not None:
-            values[name] = dg.MetadataValue.float(usd)
+            # SQLite gives whole dollars as integers, which Dagster refuses.
+            values[name] = dg.MetadataValue.float(float(usd))
     return within_budget(values)
 
 

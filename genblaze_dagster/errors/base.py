@@ -6,6 +6,8 @@ class GenblazeError(Exception):
 
     transient: bool = False
     """True when the same call may succeed later; the one thing a retry looks at."""
+    submission_id: str | None = None
+    """The submission in the ledger that it is about, where there is one."""
 
 
 class ConfigError(GenblazeError):

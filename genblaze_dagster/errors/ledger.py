@@ -59,6 +59,8 @@ class BudgetExceededError(LedgerError):
 class AccountBusyError(LedgerError):
     """An account has as many open jobs as its vendor allows; another has to end first.
 
+    A run waits for its turn, however long that takes; only who claims by hand gets this.
+
     Attributes:
         retry_after: seconds after which it is worth asking again.
     """

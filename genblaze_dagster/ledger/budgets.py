@@ -135,9 +135,13 @@ class Spend:
 
 
 def charged_to(intent: Intent, day: str) -> dict[str, str | None]:
-    """Return to whom a request is charged, by the columns of its entry."""
+    """Return to whom a request is charged, by the columns of its entry.
+
+    Scopes that a run makes of its own (`run#2`: a step of an agent, media made anew) are charged to
+    the run.
+    """
     return {
-        "run": intent.scope,
+        "run": intent.scope.partition("#")[0] or intent.scope,
         "asset_key": intent.asset_key,
         "partition_key": intent.partition_key or "",
         "tenant_id": intent.tenant_id,

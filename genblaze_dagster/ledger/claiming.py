@@ -101,8 +101,7 @@ def _held_error(row: LedgerRow) -> HeldError:
     return HeldError(
         f"submission {row.id} ({row.asset_key}, partition {row.partition_key or '-'}) is held: "
         f"{row.provider}'s answer was lost and it may be paid, so it is not sent again; look it up "
-        "at the vendor, then give its job id to Ledger.resolve(), or resolve it without one to "
-        "allow a new submit",
+        f"at the vendor, then run genblaze-dagster ledger resolve {row.id}",
         submission_id=row.id,
     )
 
@@ -120,8 +119,7 @@ def _take_over(
     if row.job_id is not None:
         _serve(connection, intent, row.id)
         return Claim(ClaimKind.RESUME, change(connection, row, _lease(claimant)))
-    unanswered = row.state is not SubmissionState.INTENDED or row.sending_at is not None
-    if unanswered and not row.deduplicates:
+    if row.is_unanswered and not row.deduplicates:
         return _hold(connection, row, intent)
     admission = admit(connection, intent, limits, now=claimant.now, replaced=row)
     if isinstance(admission, LedgerError):
@@ -129,7 +127,7 @@ def _take_over(
     _serve(connection, intent, row.id)
     changes = {
         **_fresh_attempt(row, intent, claimant, admission),
-        "answer_lost": row.answer_lost or unanswered,
+        "answer_lost": row.is_unanswered,
     }
     taken = change(connection, row, changes)
     admission.record(connection, taken)

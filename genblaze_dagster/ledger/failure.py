@@ -1,10 +1,17 @@
 """What a failure means for a submission: whether something may have been paid decides."""
 
+import math
 from datetime import datetime
 from typing import Any
 
+from genblaze_dagster.errors import ConfigError, LedgerError
 from genblaze_dagster.ledger.schema import MAX_ERROR_MESSAGE
 from genblaze_dagster.ledger.submission import LedgerRow, SubmissionState
+
+LOST = "given up, paid or not; asked for anew"
+"""The error message of a submission that was resolved as lost."""
+
+_FREE: dict[str, Any] = {"owner": None, "lease_expires_at": None}
 
 
 def state_after_failure(row: LedgerRow, sent: bool | None) -> SubmissionState | None:
@@ -53,28 +60,71 @@ def changes_after_failure(
             return {**changes, "owner": None}
 
 
-def resolved_changes(job_id: str | None, now: datetime) -> dict[str, Any]:
-    """Return the columns of a held submission whose job a person has, or has not, found."""
-    changes: dict[str, Any] = {"owner": None, "answer_lost": False}
-    if job_id is None:
-        return {**changes, "state": SubmissionState.FAILED.value, "finished_at": now}
+def check_decision(job_id: str | None, lost: bool, cost_usd: float | None) -> None:
+    """Refuse what says two things about one submission.
+
+    Raises:
+        ConfigError: it does, or the cost is no amount of money.
+    """
+    if job_id is not None and lost:
+        raise ConfigError(
+            f"job {job_id} was found and is lost; give job_id or lost, whichever is true"
+        )
+    if cost_usd is None:
+        return
+    if not lost:
+        raise ConfigError(
+            "cost_usd is what was paid and lost; give lost=True with it, or leave it out"
+        )
+    if not 0 <= cost_usd < math.inf:
+        raise ConfigError(
+            f"cost_usd is {cost_usd}; give a number of USD from 0 on, or leave it out"
+        )
+
+
+def undecidable(row: LedgerRow) -> LedgerError:
+    """Say why nobody has to decide about a submission."""
+    if row.is_unanswered:
+        return LedgerError(
+            f"submission {row.id} is {row.state}, and a worker waits for its answer; wait until its "
+            "lease ends"
+        )
+    return LedgerError(
+        f"submission {row.id} is {row.state}; only a held one, or one whose worker is gone without "
+        "an answer, is resolved"
+    )
+
+
+def found_changes(job_id: str, now: datetime) -> dict[str, Any]:
+    """Return the columns of an unanswered submission whose job was found at the vendor."""
     return {
-        **changes,
+        **_FREE,
         "state": SubmissionState.SUBMITTED.value,
+        "answer_lost": False,
         "job_id": job_id,
         "submitted_at": now,
     }
 
 
-def cancelled_changes(reason: str, cost_usd: float | None, now: datetime) -> dict[str, Any]:
-    """Return the columns of a submission that is given up, whatever became of its job."""
+def given_up_changes(
+    now: datetime, *, may_be_paid: bool, reason: str | None = None, cost_usd: float | None = None
+) -> dict[str, Any]:
+    """Return the columns of a submission for which nobody waits any more.
+
+    Args:
+        now: the time.
+        may_be_paid: it goes on counting although no job of it is known.
+        reason: its error message; None leaves that of its failure.
+        cost_usd: what it cost; None leaves what is known.
+    """
     changes: dict[str, Any] = {
+        **_FREE,
         "state": SubmissionState.FAILED.value,
-        "owner": None,
-        "lease_expires_at": None,
+        "answer_lost": may_be_paid,
         "finished_at": now,
-        "error_message": error_text(reason),
     }
+    if reason is not None:
+        changes["error_message"] = error_text(reason)
     return changes if cost_usd is None else {**changes, "cost_usd": cost_usd}
 
 

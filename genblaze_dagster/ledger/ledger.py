@@ -16,11 +16,14 @@ from genblaze_dagster.ledger.budgets import Budget
 from genblaze_dagster.ledger.claiming import Claimant, decide
 from genblaze_dagster.ledger.database import Database
 from genblaze_dagster.ledger.failure import (
-    cancelled_changes,
+    LOST,
     changes_after_failure,
+    check_decision,
     error_text,
-    resolved_changes,
+    found_changes,
+    given_up_changes,
     state_after_failure,
+    undecidable,
 )
 from genblaze_dagster.ledger.minting import Minted
 from genblaze_dagster.ledger.queries import submission_of_job
@@ -285,27 +288,46 @@ class Ledger(Transactions):
         """Give up the lease without a verdict, as when cancelled; the next claim decides."""
         return self._advance(RELEASE, id, owner, {"owner": None, "lease_expires_at": None})
 
-    def resolve(self, id: str, *, job_id: str | None = None) -> LedgerRow:
-        """Decide a held submission after looking at the vendor.
+    def resolve(
+        self,
+        id: str,
+        *,
+        job_id: str | None = None,
+        lost: bool = False,
+        cost_usd: float | None = None,
+    ) -> LedgerRow:
+        """Decide, after looking at the vendor, what became of a submission without an answer.
+
+        It is held, or it was sent and its lease has ended. Of two who decide at once one is heard.
+        Without `job_id` and `lost` the vendor has certainly taken nothing on: it counts as nothing,
+        and the next claim submits.
 
         Args:
-            id: the held submission.
-            job_id: the job the vendor has for it, to be fetched by the next claim. None: there is
-                none, or paying again is accepted; the next claim submits.
+            id: the submission.
+            job_id: the job that the vendor has for it; the next claim fetches that.
+            lost: it was paid, or nobody knows, and it cannot be fetched: it goes on counting as
+                reserved, and the next claim submits all the same.
+            cost_usd: with `lost`, what was paid; that then counts instead.
 
         Raises:
-            LedgerError: it is not held, or the job is another submission's.
+            ConfigError: the arguments contradict each other, or the cost is no amount of money.
+            LedgerError: it is decided already, a worker waits for its answer, or the job is
+                another submission's.
         """
-        resolved = resolved_changes(job_id, self._clock())
+        check_decision(job_id, lost, cost_usd)
+        now = self._clock()
 
         def changes(connection: Connection, row: LedgerRow) -> dict[str, Any] | LedgerError:
-            if row.state is not SubmissionState.HELD:
-                return LedgerError(f"submission {id} is {row.state}; only a held one is resolved")
-            if job_id is not None and (other := submission_of_job(connection, job_id, but=id)):
+            if not row.is_undecided(now):
+                return undecidable(row)
+            if job_id is None:
+                reason = LOST if lost else None
+                return given_up_changes(now, may_be_paid=lost, reason=reason, cost_usd=cost_usd)
+            if other := submission_of_job(connection, job_id, but=id):
                 return LedgerError(
                     f"submission {id} cannot have job {job_id}: that is submission {other}'s"
                 )
-            return resolved
+            return found_changes(job_id, now)
 
         return self._decide(id, changes)
 
@@ -320,12 +342,14 @@ class Ledger(Transactions):
             reason: why, kept as its error message.
             cost_usd: what the vendor charges for it; None when unknown.
         """
-        cancelled = cancelled_changes(reason, cost_usd, self._clock())
+        now = self._clock()
 
         def changes(_: Connection, row: LedgerRow) -> dict[str, Any] | LedgerError:
-            if row.state in UNSETTLED_STATES:
-                return cancelled
-            return LedgerError(f"submission {id} is {row.state}; there is nothing to cancel")
+            if row.state not in UNSETTLED_STATES:
+                return LedgerError(f"submission {id} is {row.state}; there is nothing to cancel")
+            return given_up_changes(
+                now, may_be_paid=row.is_unanswered, reason=reason, cost_usd=cost_usd
+            )
 
         return self._decide(id, changes)
 

@@ -53,21 +53,23 @@ CREATE TABLE rate_buckets (
     blocked_until $time,
     PRIMARY KEY (account));
 INSERT INTO spend_entries
-    SELECT id, attempt, scope, asset_key, partition_key, NULL, provider, $day FROM submissions;
+    SELECT id, attempt, $run, asset_key, partition_key, NULL, provider, $day FROM submissions;
 INSERT INTO spend_entries
-    SELECT id, attempt, scope, asset_key, partition_key, NULL, provider, $day FROM (
+    SELECT id, attempt, $run, asset_key, partition_key, NULL, provider, $day FROM (
         SELECT s.id, p.attempt, s.scope, s.asset_key, s.partition_key, s.provider, p.claimed_at
         FROM past_attempts p JOIN submissions s ON s.id = p.submission_id) AS past
 """)
 _SQLITE = {
     "time": "DATETIME",
     "day": "substr(claimed_at, 1, 10)",
+    "run": "coalesce(nullif(substr(scope, 1, instr(scope || '#', '#') - 1), ''), scope)",
     "compact": "WITHOUT ROWID",
     "false": "0",
 }
 _POSTGRESQL = {
     "time": "TIMESTAMP WITH TIME ZONE",
     "day": "to_char(claimed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
+    "run": "coalesce(nullif(split_part(scope, '#', 1), ''), scope)",
     "compact": "",
     "false": "false",
 }

@@ -131,6 +131,23 @@ class LedgerRow:
     reserved_usd: float | None
     claimed_at: datetime
 
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether it is unsettled and may be paid without a job by which to fetch it."""
+        if self.job_id is not None:
+            return False
+        if self.state is SubmissionState.INTENDED:
+            return self.sending_at is not None or self.answer_lost
+        return self.state in (SubmissionState.SUCCEEDED, SubmissionState.HELD)
+
+    def is_leased(self, now: datetime) -> bool:
+        """Whether a worker keeps others away from it."""
+        return self.lease_expires_at is not None and self.lease_expires_at > now
+
+    def is_undecided(self, now: datetime) -> bool:
+        """Whether a person may say what became of it: nobody waits for the answer any more."""
+        return self.is_unanswered and not self.is_leased(now)
+
 
 @dataclass(frozen=True, slots=True)
 class PastAttempt:

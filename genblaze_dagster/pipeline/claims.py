@@ -25,6 +25,9 @@ _log = logging.getLogger(__name__)
 # The holder usually finishes long before its lease ends, so look again soon, then less often.
 _FIRST_LOOK_SECONDS = 0.05
 _LONGEST_WAIT_SECONDS = 5.0
+# Most waits for an account are over before anybody has to be told of them.
+_TELL_AFTER_SECONDS = 1.0
+_TELL_EVERY_SECONDS = 10.0
 
 
 def new_run_id() -> str:
@@ -78,29 +81,29 @@ class Claims:
         new_id: Callable[[], str] = new_run_id,
         budgets: Sequence[Budget] = (),
         concurrency: int | None = None,
+        on_busy: Callable[[AccountBusyError], None] | None = None,
     ) -> "Lease":
         """Claim a generation; waits for another live worker that is doing it, or a free account.
 
+        For an account it waits as long as it takes: that is nobody's time but ours.
         A new submission takes its run id and its step id from `new_id`, in this order.
 
         Args:
             intent: what is wanted.
-            patience_seconds: how long to wait.
+            patience_seconds: how long to wait for another worker.
             new_id: mints ids.
             budgets: what a new submit has to leave room in.
             concurrency: how many open jobs the intent's account may have.
+            on_busy: called every few seconds while it waits for the account.
 
         Raises:
             LeaseHeldError: it is still held after `patience_seconds`.
-            AccountBusyError: the account still has too many open jobs then.
             HeldError: the answer to an earlier submit was lost; a person must decide.
             BudgetExceededError: a budget has no room.
         """
         # An owner per claim: two steps of one process that want the same must not both get it.
         owner = f"{self._worker}:{uuid.uuid4().hex[:12]}"
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + patience_seconds
-        wait = _FIRST_LOOK_SECONDS
+        patience = _Patience(patience_seconds, on_busy)
         ids = Minted(new_id)
 
         def claim() -> Claim:
@@ -116,12 +119,11 @@ class Claims:
         while True:
             try:
                 return Lease(self, await self._claim_now(claim, owner), owner)
-            except (LeaseHeldError, AccountBusyError) as exc:
-                wait = min(wait, max(exc.retry_after, _FIRST_LOOK_SECONDS))
-                if clock() + wait > deadline:
+            except LeaseHeldError as exc:
+                if not await patience.waits_for_worker(exc):
                     raise
-                await asyncio.sleep(wait)
-                wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
+            except AccountBusyError as exc:
+                await patience.wait_for_account(exc)
 
     async def _claim_now(self, claim: Callable[[], Claim], owner: str) -> Claim:
         claiming = self._operations.start(claim)
@@ -139,6 +141,45 @@ class Claims:
     def close(self) -> None:
         """Finish what is queued and end the threads."""
         self._operations.close()
+
+
+class _Patience:
+    """The waiting of one claim: for another worker within a limit, for the account without one."""
+
+    def __init__(self, seconds: float, on_busy: Callable[[AccountBusyError], None] | None) -> None:
+        self._clock = asyncio.get_running_loop().time
+        self._deadline = self._clock() + seconds
+        self._on_busy = on_busy
+        self._pause = _FIRST_LOOK_SECONDS
+        self._busy_seconds = 0.0
+        self._tell_at = _TELL_AFTER_SECONDS
+
+    async def waits_for_worker(self, error: LeaseHeldError) -> bool:
+        """Sleep a while; False, at once, when the time is over."""
+        pause = self._next_pause(error.retry_after)
+        if self._clock() + pause > self._deadline:
+            return False
+        await asyncio.sleep(pause)
+        return True
+
+    async def wait_for_account(self, error: AccountBusyError) -> None:
+        """Sleep a while, which leaves as much time for another worker as before."""
+        pause = self._next_pause(error.retry_after)
+        if self._busy_seconds >= self._tell_at:
+            self._tell_at = self._busy_seconds + _TELL_EVERY_SECONDS
+            _log.info("waited %.0f s so far: %s", self._busy_seconds, error)
+            if self._on_busy is not None:
+                self._on_busy(error)
+        begun = self._clock()
+        await asyncio.sleep(pause)
+        waited = self._clock() - begun
+        self._busy_seconds += waited
+        self._deadline += waited
+
+    def _next_pause(self, retry_after: float) -> float:
+        pause = min(self._pause, max(retry_after, _FIRST_LOOK_SECONDS))
+        self._pause = min(pause * 2, _LONGEST_WAIT_SECONDS)
+        return pause
 
 
 class Lease:

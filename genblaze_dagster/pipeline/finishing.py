@@ -21,6 +21,7 @@ from genblaze_dagster.pipeline.tools import Tools
 from genblaze_dagster.providers.protocol import Result
 from genblaze_dagster.providers.retry import RetryPolicy
 from genblaze_dagster.storage.rendition import Renditions
+from genblaze_dagster.storage.staging import ends
 
 T = TypeVar("T")
 
@@ -51,9 +52,9 @@ async def finished(
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         hurry()
-    if not await _ends(task, within=grace_seconds):
+    if not await ends(task, within=grace_seconds):
         task.cancel()
-        await _ends(task)
+        await ends(task)
     if task.cancelled():
         raise GivenUp
     return task.result()
@@ -80,22 +81,6 @@ async def settled(settling: Coroutine[Any, Any, T]) -> T:
     if is_cancelled:
         raise asyncio.CancelledError
     return result
-
-
-async def _ends(task: "asyncio.Task[Any]", *, within: float | None = None) -> bool:
-    """Wait for a task, however often the waiting is cancelled; return whether it is over."""
-    clock = asyncio.get_running_loop().time
-    ends_at = None if within is None else clock() + within
-    while not task.done():
-        left = None if ends_at is None else ends_at - clock()
-        if left is not None and left <= 0:
-            return False
-        try:
-            await asyncio.wait({task}, timeout=left)
-        except asyncio.CancelledError:
-            # The caller knows already that it is cancelled, and does so after this.
-            continue
-    return True
 
 
 @dataclass(slots=True)

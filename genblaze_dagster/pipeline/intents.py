@@ -9,7 +9,8 @@ from genblaze_dagster.net.redact import redact
 from genblaze_dagster.pipeline.claims import Claims
 from genblaze_dagster.pipeline.generation import Generation
 from genblaze_dagster.pipeline.outcome import Target
-from genblaze_dagster.providers.protocol import GenerationRequest, HasAccount, Provider
+from genblaze_dagster.pipeline.rates import account_holder
+from genblaze_dagster.providers.protocol import GenerationRequest, Provider
 
 _log = logging.getLogger(__name__)
 
@@ -17,6 +18,7 @@ _log = logging.getLogger(__name__)
 def intent_of(generation: Generation, target: Target) -> Intent:
     """Return what a generation wants of the ledger, its expected price included."""
     provider = generation.provider
+    has = account_holder(provider)
     return Intent(
         asset_key=target.asset_key,
         partition_key=target.partition_key,
@@ -27,7 +29,7 @@ def intent_of(generation: Generation, target: Target) -> Intent:
         deduplicates=provider.deduplicates,
         reuse=target.reuse,
         tenant_id=target.tenant_id,
-        account=provider.account if isinstance(provider, HasAccount) else None,
+        account=None if has is None else has.account,
         estimated_cost_usd=expected_cost(provider, generation.request),
     )
 

@@ -115,7 +115,7 @@ class LostAnswers:
         verdict, job_id = await self._verdict(row, generation, notify)
         if verdict is Verdict.HELD:
             return verdict
-        written = await self.claims.call(_write, self.claims.ledger, row.id, verdict, job_id)
+        written = await self.claims.call(_write, self.claims.ledger, row, verdict, job_id)
         if written is verdict:
             _tell(notify, verdict, job_id)
         return written
@@ -195,24 +195,26 @@ class LostAnswers:
         return _Look(frozenset(found.job_ids) - known, found.is_complete)
 
 
-def _write(ledger: Ledger, id: str, verdict: Verdict, job_id: str | None) -> Verdict:
+def _write(ledger: Ledger, row: LedgerRow, verdict: Verdict, job_id: str | None) -> Verdict:
     """Write a verdict into the ledger, and return it or what holds instead."""
-    if ledger.get(id).state is not SubmissionState.HELD:
+    if not _is_still_held(ledger, row):
         return Verdict.DECIDED
     # In one turn of the ledger's own thread: no other step of this process takes the job meanwhile.
     if job_id is not None and ledger.known_jobs([job_id]):
         return Verdict.HELD
     try:
-        if verdict is Verdict.PAID_AGAIN:
-            # Unlike a resolved submission it goes on counting against the budgets.
-            ledger.cancelled(id, f"lost answer: {_SAID[verdict]}")
-        else:
-            ledger.resolve(id, job_id=job_id)
+        ledger.resolve(row.id, job_id=job_id, lost=verdict is Verdict.PAID_AGAIN)
     except LedgerError:
-        if ledger.get(id).state is SubmissionState.HELD:
+        if _is_still_held(ledger, row):
             raise
         return Verdict.DECIDED
     return verdict
+
+
+def _is_still_held(ledger: Ledger, row: LedgerRow) -> bool:
+    # An attempt made since may be held as well: what was found out is not about that.
+    now = ledger.get(row.id)
+    return now.state is SubmissionState.HELD and now.attempt == row.attempt
 
 
 def _tell(notify: Callable[..., None], verdict: Verdict, job_id: str | None) -> None:

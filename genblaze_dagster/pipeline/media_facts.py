@@ -1,9 +1,11 @@
 """What media is: by its first bytes before it is stored, and by all it proves afterwards."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
+
+from pydantic import BaseModel
 
 from genblaze_dagster.media.probe import probe
 from genblaze_dagster.media.sniff import sniff_media_type
@@ -18,6 +20,8 @@ _SNIFFED_BYTES = 64
 _READ_BACK_BYTES = 64 * 1024 * 1024
 # Headers in memory are read in 0.1 ms, less than handing them to a thread takes.
 _INLINE_BYTES = 512 * 1024
+# Facts of an `Asset` that have fields of their own.
+_RECORDS: Final = ("audio", "video")
 
 
 async def sniffed(source: MediaSource, *, said: str | None = None) -> tuple[str, MediaSource]:
@@ -49,6 +53,21 @@ async def proven_facts(
     if isinstance(source, bytes) and len(source) <= _INLINE_BYTES:
         return probe(source, media_type)
     return await asyncio.to_thread(probe, source, media_type)
+
+
+def merged_facts(proven: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is known of media: field by field what the provider says, else what is proven."""
+    facts = {**proven, **_known(said)}
+    for name in _RECORDS:
+        record = said.get(name)
+        fields = record.model_dump() if isinstance(record, BaseModel) else record
+        if name in proven and isinstance(fields, Mapping):
+            facts[name] = {**proven[name], **_known(cast(Mapping[str, Any], fields))}
+    return facts
+
+
+def _known(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: fact for name, fact in facts.items() if fact is not None}
 
 
 async def _peek(source: MediaSource) -> tuple[bytes, MediaSource]:

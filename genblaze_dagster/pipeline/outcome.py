@@ -22,13 +22,21 @@ class Origin(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
-    """A finished step. When it exists, bytes, manifest, reference and ledger row are durable."""
+    """A finished step. When it exists, bytes, manifest, reference and ledger row are durable.
+
+    `submission_id` is the ledger's row that paid for it; None for what no provider was asked for.
+    `estimated_cost_usd` is what the provider expected before this run asked it, `reserved_usd` what
+    the step counts as in budgets as long as its cost is unknown.
+    """
 
     ref: MediaRef
     manifest: Manifest
     origin: Origin
     elapsed_seconds: float
     attempts: int
+    submission_id: str | None = None
+    estimated_cost_usd: float | None = None
+    reserved_usd: float | None = None
 
     @property
     def paid_usd(self) -> float | None:

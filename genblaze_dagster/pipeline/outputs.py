@@ -12,7 +12,12 @@ from genblaze_dagster.core.reference import MediaObject
 from genblaze_dagster.errors import OutputError
 from genblaze_dagster.media.sniff import extension_for
 from genblaze_dagster.net.download import stream_download
-from genblaze_dagster.pipeline.media_facts import UNKNOWN_MEDIA_TYPE, proven_facts, sniffed
+from genblaze_dagster.pipeline.media_facts import (
+    UNKNOWN_MEDIA_TYPE,
+    merged_facts,
+    proven_facts,
+    sniffed,
+)
 from genblaze_dagster.providers.protocol import Output
 from genblaze_dagster.storage.keys import Placement
 from genblaze_dagster.storage.rendition import Renditions
@@ -34,7 +39,7 @@ class OutputStorage:
         """Store all outputs and return their records, in order.
 
         Raises:
-            OutputError: there is no output, or one of them is empty.
+            OutputError: there is no output, or one of them is empty or cut off.
             StorageError: the store failed; what was stored before stays.
         """
         if not outputs:
@@ -62,7 +67,7 @@ class OutputStorage:
         if stored.size_bytes == 0:
             raise OutputError(f"output {index} is empty; nothing usable was generated")
         proven = await proven_facts(self.store, stored, _local(output))
-        return _records(asset_id, stored, {**proven, **output.facts})
+        return _records(asset_id, stored, merged_facts(proven, output.facts))
 
     async def _keep_local(self, output: Output, placement: Placement) -> StoredMedia:
         source = _local(output)
@@ -73,7 +78,7 @@ class OutputStorage:
 
     async def _keep_url(self, output: Output, url: str, placement: Placement) -> StoredMedia:
         async with stream_download(url, headers=output.headers) as download:
-            proven, source = await sniffed(download.aiter(), said=download.content_type)
+            proven, source = await sniffed(download.media(), said=download.content_type)
             return await self._put(source, None, output.media_type or proven, placement)
 
     async def _put(

@@ -14,12 +14,12 @@ from genblaze_dagster.core.manifest import Manifest
 from genblaze_dagster.core.models import Asset, Run, Step
 from genblaze_dagster.core.redaction import without_echoes
 from genblaze_dagster.core.reference import MediaObject, MediaRef
-from genblaze_dagster.errors import ConflictError
+from genblaze_dagster.errors import ConflictError, ManifestError
 from genblaze_dagster.ledger.submission import LedgerRow
 from genblaze_dagster.pipeline.generation import Generation, recorded_prompts
 from genblaze_dagster.pipeline.outcome import Target
 from genblaze_dagster.providers.protocol import Result
-from genblaze_dagster.storage.manifests import write_manifest
+from genblaze_dagster.storage.manifests import read_manifest, write_manifest
 from genblaze_dagster.storage.refs import read_ref, write_ref
 from genblaze_dagster.storage.rendition import Renditions
 from genblaze_dagster.storage.store import MediaStore
@@ -66,11 +66,11 @@ class Recording:
         manifest = Manifest.from_run(run)
         try:
             manifest_key = await write_manifest(store, manifest)
-        except ConflictError:
-            # An attempt that died had written other media under this run id. Its record stays; this
-            # one continues it under an id of its own.
-            run.parent_run_id, run.run_id = run.run_id, str(uuid_utils.uuid7())
-            run.steps[-1].run_id = run.run_id
+        except ConflictError as exc:
+            # The run was recorded as failed, or an attempt that died had written other media under
+            # its id. That record stays; this one has an id of its own.
+            run.parent_run_id = await _parent_beside(store, exc.key, run)
+            run.run_id = run.steps[-1].run_id = str(uuid_utils.uuid7())
             manifest = Manifest.from_run(run)
             manifest_key = await write_manifest(store, manifest)
         media = await renditions.made([media for _, media in self.kept], manifest)
@@ -150,6 +150,23 @@ class Recording:
             created_at=self.completed_at.isoformat(),
             media=media,
         )
+
+
+async def _parent_beside(store: MediaStore, key: str | None, run: Run) -> str:
+    """Return the parent of a run whose id is taken by the record at `key`.
+
+    That is the record, unless the way to the media that this run replaces would end there.
+
+    Raises:
+        StorageError: the record cannot be read.
+    """
+    if run.parent_run_id is None or key is None:
+        return run.run_id
+    try:
+        recorded = (await read_manifest(store, key)).run
+    except ManifestError:
+        return run.parent_run_id
+    return run.run_id if recorded.parent_run_id == run.parent_run_id else run.parent_run_id
 
 
 class Previous:

@@ -139,6 +139,8 @@ class Session:
     def __init__(self, runner: Runner, places: Places) -> None:
         self._runner = runner
         self._places = places
+        # What has a store has everything in it already.
+        self._listener = None if isinstance(places.sink, Sink) else places.sink
         self._unflushed = 0
 
     async def flush(self) -> None:
@@ -211,8 +213,5 @@ class Session:
             await self.flush()
 
     async def _tell_sink(self, result: PipelineResult) -> None:
-        sink = self._places.sink
-        if sink is None or isinstance(sink, Sink):
-            # What has a store has everything in it already.
-            return
-        await asyncio.to_thread(sink.write_run, result.run, result.manifest)
+        if self._listener is not None:
+            await asyncio.to_thread(self._listener.write_run, result.run, result.manifest)

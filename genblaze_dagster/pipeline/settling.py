@@ -5,6 +5,7 @@ The row is left so that the next attempt can neither lose nor pay twice.
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -28,6 +29,7 @@ from genblaze_dagster.providers.retry import is_ambiguous
 
 _CAUSE_CHARS = 120
 _GONE = 410
+_SUBMISSION_ID = "submission_id"
 _log = logging.getLogger(__name__)
 
 
@@ -62,7 +64,8 @@ class Settlement:
             raise HeldError(
                 f"{self.target.asset_key} [{partition}]: the answer of {row.provider} was lost "
                 f"({redact(str(error))[:_CAUSE_CHARS]}); it may be paid, so submission {row.id} is "
-                "held and not sent again. Look it up at the vendor and resolve it in the ledger",
+                "held and not sent again; look it up at the vendor, then run genblaze-dagster "
+                f"ledger resolve {row.id}",
                 submission_id=row.id,
             ) from error
         return is_lost or row.answer_lost
@@ -145,6 +148,13 @@ class Settlement:
             # Stored meanwhile, or another worker's: nobody will look for it there.
             _log.info("the result of submission %s is not needed: %s", row.id, exc)
             await drop_spooled(place, row.id)
+
+
+def name_submission(error: Exception, id: str) -> None:
+    """Let whoever reports an error name the submission that it is about."""
+    # As `HeldError` does; what an adapter raises may be any exception, and may have no room for it.
+    with suppress(AttributeError):
+        setattr(error, _SUBMISSION_ID, id)
 
 
 def _may_come_yet(error: GenblazeError, result: Result, now: datetime) -> bool:

@@ -9,7 +9,13 @@ from typing import Any
 
 from genblaze_dagster.core.manifest import Manifest
 from genblaze_dagster.core.reference import MediaRef
-from genblaze_dagster.errors import GenblazeError, HeldError, ProviderError, StorageError
+from genblaze_dagster.errors import (
+    AccountBusyError,
+    GenblazeError,
+    HeldError,
+    ProviderError,
+    StorageError,
+)
 from genblaze_dagster.ledger.submission import ClaimKind, Intent, LedgerRow
 from genblaze_dagster.pipeline.cached_steps import CachedSteps
 from genblaze_dagster.pipeline.claims import Lease, submission_ids
@@ -24,7 +30,7 @@ from genblaze_dagster.pipeline.lost_answers import Verdict
 from genblaze_dagster.pipeline.moderating import let_request_pass
 from genblaze_dagster.pipeline.outcome import Origin, StepOutcome, Target
 from genblaze_dagster.pipeline.rates import Account
-from genblaze_dagster.pipeline.settling import Settlement
+from genblaze_dagster.pipeline.settling import Settlement, name_submission
 from genblaze_dagster.pipeline.spool import drop_spooled, is_spooled, spooled_result
 from genblaze_dagster.pipeline.tools import Tools
 from genblaze_dagster.providers.adapter import AdaptedProvider
@@ -189,6 +195,16 @@ class Work:
             new_id=partial(next, self._ids),
             budgets=self._tools.budgets,
             concurrency=None if account is None else account.limit.concurrency,
+            on_busy=self._wait_for_account,
+        )
+
+    def _wait_for_account(self, busy: AccountBusyError) -> None:
+        self.notify(
+            StepEventType.PROGRESS,
+            status="processing",
+            detail="account busy",
+            message=str(busy),
+            is_heartbeat=True,
         )
 
     async def _take(self, row: LedgerRow, kind: ClaimKind) -> StepOutcome | None:
@@ -210,7 +226,8 @@ class Work:
         if current != ref:
             await write_ref(self._store, ref)
         origin = Origin.FINISHED if kind is ClaimKind.FINISHED else Origin.REUSED
-        return StepOutcome(ref, manifest, origin, time.monotonic() - self._started, 0)
+        elapsed = time.monotonic() - self._started
+        return StepOutcome(ref, manifest, origin, elapsed, 0, submission_id=row.id)
 
     async def _generate(self, generation: Generation, lease: Lease) -> StepOutcome:
         started_at = self._tools.clock()
@@ -240,11 +257,13 @@ class Work:
                     result=result,
                 )
                 ref, manifest = await self._finish(finishing, end)
-            except GenblazeError:
+            except GenblazeError as exc:
+                name_submission(exc, lease.row.id)
                 if place is not None and not self.left_open:
                     await drop_spooled(place, lease.row.id)
                 raise
-            except Exception:
+            except Exception as exc:
+                name_submission(exc, lease.row.id)
                 # A bug of ours: nobody may have to wait for the lease of a step that is not running.
                 await settled(end.give_back())
                 raise
@@ -254,8 +273,17 @@ class Work:
         if job.interrupted:
             raise asyncio.CancelledError
         origin = Origin.RESUMED if lease.kind is ClaimKind.RESUME else Origin.GENERATED
-        elapsed = time.monotonic() - self._started
-        return StepOutcome(ref, manifest, origin, elapsed, max(job.attempts, 1))
+        row = lease.row
+        return StepOutcome(
+            ref,
+            manifest,
+            origin,
+            elapsed_seconds=time.monotonic() - self._started,
+            attempts=max(job.attempts, 1),
+            submission_id=row.id,
+            estimated_cost_usd=row.estimated_cost_usd,
+            reserved_usd=row.reserved_usd if ref.cost_usd is None else None,
+        )
 
     async def _job(self, generation: Generation, lease: Lease) -> Job:
         try:

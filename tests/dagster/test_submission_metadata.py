@@ -28,6 +28,15 @@ def test_an_event_leads_to_its_submission(world: World) -> None:
     assert "reserved_usd" not in metadata
 
 
+@pytest.mark.parametrize("cost", [0.0, 2.0])
+def test_whole_dollars_are_shown_like_others(world: World, cost: float) -> None:
+    """A database may give them back as integers."""
+    world.provider.cost_usd = cost
+    world.materialize(world.pipeline().to_assets(partitions=prompts("a")), "a")
+    metadata = world.event("story/image", "a").metadata
+    assert (metadata["cost_usd"].value, metadata["estimated_cost_usd"].value) == (cost, cost)
+
+
 def test_an_unknown_cost_is_shown_as_what_is_reserved(world: World) -> None:
     """It counts in budgets, and would otherwise be nowhere in Dagster."""
     budgets = [Budget(BudgetScope.DAY, 1.0, unknown_cost=0.25)]
@@ -68,7 +77,7 @@ def test_an_error_that_names_its_submission_leads_to_it(known: bool) -> None:
     """What is not held can be looked at."""
     error = ModelError("no", sent=True)
     if known:
-        error.submission_id = "0199"  # type: ignore[attr-defined]  # What the Runner may add.
+        error.submission_id = "0199"
     failure = PartitionFailure.of(dg.AssetKey("image"), "a", error)
     assert failure.command == ("genblaze-dagster ledger show 0199" if known else "")
     assert not failure.is_held

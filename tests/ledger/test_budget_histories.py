@@ -109,9 +109,11 @@ class World:
     def moves_of(self, job: Job) -> Iterator[Move]:
         if job.state in (*OPEN, "held"):
             yield "is cancelled", partial(self.cancel, job)
-        if job.state == "held":
+        if self.is_undecided(job):
             yield "is denied by the vendor", partial(self.resolve, job, None)
             yield "is found at the vendor", partial(self.resolve, job, "job")
+            yield "is lost", partial(self.lost, job, None)
+            yield "is paid with 20 and lost", partial(self.lost, job, 20)
         if job.owner is None or job.state not in OPEN:
             return
         if job.state == "claimed":
@@ -128,6 +130,10 @@ class World:
             for _ in range(6):
                 yield "is accepted", partial(self.accept, job)
             yield "gets no answer", partial(self.lose, job)
+
+    def is_undecided(self, job: Job) -> bool:
+        is_sent = job.state in ("sent", "succeeded") and not job.has_job
+        return job.state == "held" or (is_sent and job.lease_until <= self.now)
 
     def claim(self, place: str, scope: str, tenant: str | None, price: int | None) -> None:
         intent = Intent(
@@ -246,10 +252,16 @@ class World:
         job.state = "failed" if job_id is None else "submitted"
         self.touch(job)
 
-    def cancel(self, job: Job) -> None:
-        row = self.ledger.cancelled(job.id, "not wanted")
+    def lost(self, job: Job, cost: int | None) -> None:
+        usd = None if cost is None else cost / 100
+        self.ledger.resolve(job.id, lost=True, cost_usd=usd)
         job.owner = None
-        job.attempts[-1].is_refused = row.job_id is None and not row.answer_lost
+        self.settle(job, "failed", cost)
+
+    def cancel(self, job: Job) -> None:
+        self.ledger.cancelled(job.id, "not wanted")
+        job.owner = None
+        job.attempts[-1].is_refused = job.state == "claimed"
         self.settle(job, "failed", None)
 
     def settle(self, job: Job, state: str, cost: int | None) -> None:

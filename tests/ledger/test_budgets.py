@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -158,6 +159,7 @@ def test_an_unknown_price_without_budgets_is_counted_but_not_valued(ledger):
     ("scope", "shares", "does_not"),
     [
         ("run", {"asset_key": "b", "tenant_id": None, "provider": "b"}, {"scope": "run-2"}),
+        ("run", {"scope": f"{INTENT.scope}#3"}, {"scope": f"{INTENT.scope}3#3"}),
         ("asset", {"scope": "b", "partition_key": None}, {"asset_key": "media/video"}),
         ("partition", {"scope": "b", "generation_key": "h" * 64}, {"partition_key": None}),
         ("partition", {"scope": "b", "generation_key": "h" * 64}, {"asset_key": "b"}),
@@ -239,21 +241,49 @@ def test_settling_for_less_makes_room_and_for_more_takes_it(ledger):
         (lambda ledger, row: fail_job(ledger, row, None), Spend(0.0, 0.1, 0)),
         (lambda ledger, row: fail_job(ledger, row, 0.0), Spend(0.0, 0.0, 0)),
         (lambda ledger, row: fail_job(ledger, row, 0.04), Spend(0.04, 0.0, 0)),
+        (lambda ledger, row: cancel(ledger, row), Spend(0.0, 0.0, 0)),
+        (lambda ledger, row: cancel(ledger, send(ledger, row)), Spend(0.0, 0.1, 0)),
+        (lambda ledger, row: cancel(ledger, send(ledger, row), 0.3), Spend(0.3, 0.0, 0)),
+        (lambda ledger, row: cancel(ledger, lose(ledger, row)), Spend(0.0, 0.1, 0)),
+        (lambda ledger, row: resolve(ledger, row), Spend(0.0, 0.0, 0)),
+        (lambda ledger, row: resolve(ledger, row, job_id="job-9"), Spend(0.0, 0.1, 0)),
+        (lambda ledger, row: resolve(ledger, row, lost=True), Spend(0.0, 0.1, 0)),
+        (lambda ledger, row: resolve(ledger, row, lost=True, cost_usd=0.3), Spend(0.3, 0.0, 0)),
     ],
     ids=[
         "claimed", "released", "submitted", "stored", "stored-cost", "stored-free", "unsent",
         "held", "refused", "refused-cost", "job-failed", "job-failed-free", "job-failed-cost",
+        "cancelled-unsent", "cancelled-sent", "cancelled-cost", "cancelled-held",
+        "resolved-absent", "resolved-found", "resolved-lost", "resolved-lost-cost",
     ],
 )  # fmt: skip
 def test_what_a_submission_counts_as(ledger, end, counts):
     """The cost when known; else the reservation, unless the vendor took nothing on."""
-    end(ledger, claim(ledger, INTENT))
+    row = claim(ledger, INTENT)
+    end(ledger, row)
     assert spent(ledger) == counts
+    if ledger.get(row.id).state is SubmissionState.FAILED:
+        # It counts the same as a past attempt.
+        claim(ledger, replace(INTENT, estimated_cost_usd=0.0))
+        assert spent(ledger) == counts
 
 
-def lose(ledger: Ledger, row: LedgerRow) -> None:
-    ledger.mark_sending(row.id, row.owner)
+def send(ledger: Ledger, row: LedgerRow) -> LedgerRow:
+    return ledger.mark_sending(row.id, row.owner)
+
+
+def lose(ledger: Ledger, row: LedgerRow) -> LedgerRow:
+    send(ledger, row)
     fail(ledger, row, sent=None)
+    return row
+
+
+def cancel(ledger: Ledger, row: LedgerRow, cost: float | None = None) -> None:
+    ledger.cancelled(row.id, "not wanted", cost_usd=cost)
+
+
+def resolve(ledger: Ledger, row: LedgerRow, **decision: Any) -> None:
+    ledger.resolve(lose(ledger, row).id, **decision)
 
 
 def refuse(ledger: Ledger, row: LedgerRow, cost: float | None) -> None:

@@ -82,12 +82,14 @@ def fill(connection: Connection) -> None:
                 "INSERT INTO submissions (id, run_id, step_id, asset_key, partition_key, scope, "
                 "generation_key, provider, model, state, job_id, attempt, owner, created_at, "
                 "sending_at, cost_usd, result, deduplicates, answer_lost) VALUES (:id, :id, :id, "
-                "'media/image', :state, 'run-1', :key, 'vendor', 'model-1', :state, :job, 3, 'a', "
+                "'media/image', :state, :scope, :key, 'vendor', 'model-1', :state, :job, 3, 'a', "
                 ":created, :sent, :cost, :result, false, :lost)"
             ),
             {
                 "id": f"id-{number}",
                 "state": state,
+                # Agents and media made anew have scopes of their own within the run's.
+                "scope": "run-1#2" if state in ("stored", "failed") else "run-1",
                 "key": "g" * 64,
                 "job": f"job-{state}" if accepted else None,
                 "created": created,

@@ -39,6 +39,7 @@ MOVES: dict[str, Move] = {
     "release": lambda ledger, id, owner: ledger.release(id, owner),
     "resolve": lambda ledger, id, owner: ledger.resolve(id),
     "resolve to job": lambda ledger, id, owner: ledger.resolve(id, job_id="job"),
+    "resolve as lost": lambda ledger, id, owner: ledger.resolve(id, lost=True),
 }
 
 WAYS: dict[str, tuple[str, ...]] = {
@@ -100,6 +101,7 @@ LEGAL: dict[str, dict[str, str]] = {
         "failed, no answer": HELD,
         "resolve": FAILED,
         "resolve to job": SUBMITTED,
+        "resolve as lost": FAILED,
     },
 }
 

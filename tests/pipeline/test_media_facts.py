@@ -1,11 +1,20 @@
 import asyncio
-from collections.abc import AsyncIterator
+import io
+import wave
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from genblaze_dagster.core.models import AudioMetadata, WordTiming
+from genblaze_dagster.ledger.ledger import Ledger
 from genblaze_dagster.pipeline.media_facts import sniffed
+from genblaze_dagster.providers.protocol import Output
+from genblaze_dagster.storage.store import MediaStore
 from tests.support.providers import png
+from tests.support.scripted import ScriptedProvider
+from tests.support.steps import run, step
 
 PNG = png("x")
 
@@ -52,3 +61,41 @@ def test_bytes_that_prove_nothing_are_what_they_were_said_to_be(
     """The Content-Type counts last, without its parameters."""
     assert asyncio.run(sniffed(b"hello", said=said))[0] == expected
     assert asyncio.run(sniffed(_pieces(b"", 1), said=said))[0] == expected
+
+
+def spoken(store: MediaStore, ledger: Ledger, said: object) -> AudioMetadata:
+    """The record of a second of stereo sound, made by a provider that says this of it."""
+    sound = io.BytesIO()
+    with wave.open(sound, "wb") as file:
+        file.setnchannels(2)
+        file.setsampwidth(2)
+        file.setframerate(22_050)
+        file.writeframes(b"\0" * 4 * 22_050)
+    output = Output(data=sound.getvalue(), media_type="audio/wav", facts={"audio": said})
+    outcome = run(store, ledger, step(ScriptedProvider(outputs=[output])))
+    (asset,) = outcome.manifest.run.steps[-1].assets
+    assert asset.duration == 1.0
+    assert asset.audio is not None
+    return asset.audio
+
+
+@pytest.mark.parametrize("form", [AudioMetadata, dict])
+def test_what_a_provider_says_is_added_to_what_the_bytes_prove(
+    store: MediaStore, ledger: Ledger, form: Callable[..., Any]
+) -> None:
+    """Word timings take neither codec, channels nor sample rate away."""
+    words = [WordTiming(word="a", start=0.0, end=0.5)]
+    audio = spoken(store, ledger, form(word_timings=words))
+    assert audio.word_timings == words
+    assert (audio.codec, audio.channels, audio.sample_rate) == ("pcm_s16le", 2, 22_050)
+
+
+def test_field_by_field_the_providers_word_goes_first(store: MediaStore, ledger: Ledger) -> None:
+    """It may know better than a header; what it leaves open says nothing."""
+    audio = spoken(store, ledger, AudioMetadata(codec="adpcm", channels=None))
+    assert (audio.codec, audio.channels, audio.sample_rate) == ("adpcm", 2, 22_050)
+
+
+def test_a_provider_that_says_nothing_takes_nothing_away(store: MediaStore, ledger: Ledger) -> None:
+    """None is no fact."""
+    assert spoken(store, ledger, None).channels == 2

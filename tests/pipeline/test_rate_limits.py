@@ -8,13 +8,15 @@ import pytest
 
 from genblaze_dagster import MediaStore, Pipeline
 from genblaze_dagster.errors import (
+    HeldError,
+    LeaseHeldError,
     ProviderTimeoutError,
     ProviderUnavailableError,
     QuotaError,
     RateLimitError,
 )
 from genblaze_dagster.ledger.ledger import Ledger
-from genblaze_dagster.ledger.submission import SubmissionState
+from genblaze_dagster.ledger.submission import Intent, LedgerRow, SubmissionState
 from genblaze_dagster.pipeline.events import StepEvent
 from genblaze_dagster.pipeline.runner import Runner
 from genblaze_dagster.providers.adapter import adapt
@@ -142,7 +144,7 @@ def test_a_retry_after_reaches_the_ledger(store: MediaStore, ledger: Ledger) -> 
 )
 def test_other_errors_block_nobody(store: MediaStore, ledger: Ledger, error: Exception) -> None:
     """A used-up quota does not pass by waiting, and a broken server asks for nothing."""
-    with pytest.raises(type(error)):
+    with pytest.raises((QuotaError, HeldError)):
         run(store, ledger, step(Limited(submit_errors=[error])))
     assert ledger.take("fingerprint", RateLimit()) == 0.0
 
@@ -167,6 +169,77 @@ def test_a_batch_keeps_the_limit_and_the_places(store: MediaStore, ledger: Ledge
     )
     assert provider.submits == 6
     assert most == 2
+
+
+def occupied(ledger: Ledger) -> LedgerRow:
+    """A submission of another process that the vendor works on, the only one of the account."""
+    place = Intent("other", None, "r", "g" * 64, "scripted", "m", account="fingerprint")
+    row = ledger.claim(place, owner="other", lease_seconds=600).submission
+    ledger.mark_sending(row.id, "other")
+    return ledger.submitted(row.id, "other", "job-other")
+
+
+def test_a_busy_account_is_waited_for_beyond_the_steps_timeout(
+    store: MediaStore, ledger: Ledger
+) -> None:
+    """The timeout is the vendor's time; whoever waits for a place is told of it."""
+    row = occupied(ledger)
+    provider = limited_places(1)
+    events: list[StepEvent] = []
+
+    async def body() -> None:
+        async with Runner(store, ledger, on_event=events.append) as runner:
+            spec = step(provider, timeout=0.3)
+            task = asyncio.create_task(runner.run_step(spec, target(), variables=ROW))
+            while not any(event.detail == "account busy" for event in events):
+                await asyncio.sleep(0.01)
+            assert provider.submits == 0
+            ledger.stored(row.id, "other", {})
+            await task
+
+    asyncio.run(body())
+    assert provider.submits == 1
+    told = [event for event in events if event.detail == "account busy"]
+    assert all(event.is_heartbeat for event in told)
+    assert "has 1 open jobs and may have 1" in (told[0].message or "")
+
+
+def test_another_worker_is_waited_for_as_long_as_before(store: MediaStore, ledger: Ledger) -> None:
+    """A lease that does not end is given up after the step's timeout, busy accounts or not."""
+    provider = limited_places(1)
+    spec = step(provider, timeout=0.4)
+
+    async def body() -> None:
+        async with Runner(store, ledger) as one, Runner(store, ledger) as two:
+            provider.delay = 2.0
+            first = asyncio.create_task(one.run_step(step(provider), target(), variables=ROW))
+            while not provider.submits:
+                await asyncio.sleep(0.01)
+            begun = time.monotonic()
+            with pytest.raises(LeaseHeldError):
+                await two.run_step(spec, target(), variables=ROW)
+            assert time.monotonic() - begun < 1.5
+            await first
+
+    asyncio.run(body())
+
+
+def test_waiting_for_a_place_can_be_cancelled(store: MediaStore, ledger: Ledger) -> None:
+    """Nothing of it is left in the ledger."""
+    occupied(ledger)
+
+    async def body() -> None:
+        async with Runner(store, ledger) as runner:
+            waiting = runner.run_step(step(limited_places(1)), target(), variables=ROW)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(waiting, 0.4)
+
+    asyncio.run(body())
+    assert len(ledger.find()) == 1
+
+
+def limited_places(concurrency: int) -> Limited:
+    return Limited(rate_limit=RateLimit(concurrency=concurrency))
 
 
 def test_a_guide_style_provider_may_have_an_account() -> None:

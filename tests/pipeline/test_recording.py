@@ -1,11 +1,14 @@
 import asyncio
 import hashlib
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from genblaze_dagster.core.enums import Modality, PromptVisibility
+from genblaze_dagster.core.enums import Modality, PromptVisibility, RunStatus
+from genblaze_dagster.core.manifest import Manifest
+from genblaze_dagster.core.models import Run
 from genblaze_dagster.core.reference import MediaRef
 from genblaze_dagster.errors import (
     IntegrityError,
@@ -25,6 +28,8 @@ from genblaze_dagster.storage.refs import ref_key, write_ref
 from genblaze_dagster.storage.store import MediaStore
 from tests.support.scripted import ScriptedProvider
 from tests.support.steps import everything, run, step
+
+TAKEN = "01936d2e-0000-7000-8000-000000000000"
 
 
 class DyingLedger(Ledger):
@@ -147,6 +152,74 @@ def test_other_media_under_the_same_run_id_is_kept_beside_it(
     assert asyncio.run(read_manifest(store, parent)).verify()
     assert asyncio.run(check_ref(store, outcome.ref)).ok
     book.close()
+
+
+def parents(store: MediaStore, run_id: str) -> list[str]:
+    """Return the run ids that a run's record leads to."""
+
+    async def body() -> list[str]:
+        found: list[str] = []
+        parent: str | None = run_id
+        while parent is not None:
+            parent = (await read_manifest(store, parent)).run.parent_run_id
+            found += [] if parent is None else [parent]
+        return found
+
+    return asyncio.run(body())
+
+
+def test_other_media_beside_a_dead_attempt_keeps_the_way_to_earlier_media(
+    store: MediaStore, tmp_path: Path
+) -> None:
+    """The record that the dead attempt left is between the media of now and that of before."""
+    book = DyingLedger(f"sqlite:///{tmp_path / 'dying.db'}")
+    book.dying = False
+    provider = ScriptedProvider(job=True)
+    first = run(store, book, step(provider)).ref
+    target = Target(first.asset_key, first.partition_key, "run-2")
+    book.dying = True
+    with pytest.raises(ProviderTimeoutError):
+        run(store, book, step(provider), target)
+    # It died before the reference was written.
+    asyncio.run(write_ref(store, first))
+    book.dying = False
+    provider.outputs = (Output(data=b"other bytes", media_type="image/png"),)
+    outcome = run(store, book, step(provider), target)
+    found = parents(store, outcome.ref.run_id)
+    assert len(found) == 2
+    assert found[1] == first.run_id
+    book.close()
+
+
+@pytest.mark.parametrize("recorded", [b"", b"{}"], ids=["as failed", "as nothing one can read"])
+def test_a_run_id_that_is_taken_keeps_the_way_to_earlier_media(
+    recorded: bytes, store: MediaStore, ledger: Ledger
+) -> None:
+    """The record of a failed run leads nowhere: what it hides is the parent, and it stays."""
+    provider = ScriptedProvider()
+    first = run(store, ledger, step(provider)).ref
+    key = store.layout.manifest_key(TAKEN, created_at=datetime.now(UTC), tenant_id=None)
+    failed = Run(run_id=TAKEN, status=RunStatus.FAILED)
+    taken = recorded or Manifest.from_run(failed).to_canonical_json().encode()
+    asyncio.run(store.put(key, taken, media_type=None))
+    target = Target(first.asset_key, first.partition_key, "run-2", run_id=TAKEN)
+    outcome = run(store, ledger, step(provider), target)
+    assert outcome.ref.run_id != TAKEN
+    assert outcome.manifest.run.steps[-1].run_id == outcome.ref.run_id
+    assert parents(store, outcome.ref.run_id) == [first.run_id]
+    assert asyncio.run(store.get(key)) == taken
+
+
+def test_a_first_run_that_had_failed_is_the_parent_of_the_one_that_did_not(
+    store: MediaStore, ledger: Ledger
+) -> None:
+    """There is no earlier media: the record of the failure is all that came before."""
+    key = store.layout.manifest_key(TAKEN, created_at=datetime.now(UTC), tenant_id=None)
+    failed = Manifest.from_run(Run(run_id=TAKEN, status=RunStatus.FAILED))
+    asyncio.run(store.put(key, failed.to_canonical_json().encode(), media_type=None))
+    target = Target("image", "fox", "run-1", run_id=TAKEN)
+    outcome = run(store, ledger, step(ScriptedProvider()), target)
+    assert parents(store, outcome.ref.run_id) == [TAKEN]
 
 
 @pytest.mark.parametrize(

@@ -74,10 +74,12 @@ def test_a_timeout_interrupts_a_slow_phase(store: MediaStore, ledger: Ledger) ->
 
 def test_max_retries_alone_does_not_change_the_timeout(store: MediaStore, ledger: Ledger) -> None:
     """The request keeps the step's own 600 s, and the failed step is run again."""
-    provider = ScriptedProvider(submit_errors=[ProviderUnavailableError("500", http_status=500)])
+    # One more than the policy itself tries again.
+    refused = [RateLimitError("429", http_status=429) for _ in range(QUICK.max_attempts)]
+    provider = ScriptedProvider(submit_errors=[*refused])
     pipeline = Pipeline("p").step(provider, model="m", retry=QUICK)
     pipeline.run(store=store, ledger=ledger, max_retries=1)
-    assert [request.timeout for request in provider.seen] == [600.0, 600.0]
+    assert [request.timeout for request in provider.seen] == [600.0] * (QUICK.max_attempts + 1)
     assert len(provider.billed) == 1
 
 

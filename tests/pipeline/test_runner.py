@@ -233,15 +233,38 @@ def test_attempts_are_bounded(store: MediaStore, ledger: Ledger) -> None:
     assert next(iter(ledger.rows())).state is SubmissionState.FAILED
 
 
-def test_a_500_is_not_resubmitted_by_itself_but_by_who_asks(
+@pytest.mark.parametrize(
+    "error",
+    [
+        ProviderUnavailableError("busy", http_status=500),
+        ProviderUnavailableError("busy", http_status=503, retry_after=0.001),
+        ProviderTimeoutError("no worker in time", http_status=504),
+        ProviderTimeoutError("request timeout", http_status=408),
+    ],
+    ids=lambda error: str(error.http_status),
+)
+def test_a_vendor_that_fails_at_a_submit_may_have_taken_it(
+    store: MediaStore, ledger: Ledger, error: Exception
+) -> None:
+    """Its answer says nothing about the job: a person decides, whichever retry comes by."""
+    provider = ScriptedProvider(submit_errors=[error], accept_before_error=True)
+    with pytest.raises(HeldError) as caught:
+        run(store, ledger, step(provider))
+    assert caught.value.__cause__ is error
+    with pytest.raises(HeldError):
+        run(store, ledger, step(provider))
+    assert (provider.submits, len(provider.billed)) == (1, 1)
+    assert next(iter(ledger.rows())).state is SubmissionState.HELD
+
+
+def test_a_deduplicating_vendor_that_fails_at_a_submit_is_asked_again(
     store: MediaStore, ledger: Ledger
 ) -> None:
-    """A server error on submit ends the attempt; a retry by the user's policy is a new attempt."""
-    provider = ScriptedProvider(submit_errors=[ProviderUnavailableError("500", http_status=500)])
-    with pytest.raises(ProviderUnavailableError):
-        run(store, ledger, step(provider))
-    assert provider.submits == 1
-    assert run(store, ledger, step(provider)).origin is Origin.GENERATED
+    """Under the same key it bills once, whatever it had done when it failed."""
+    failed = ProviderUnavailableError("busy", http_status=500)
+    provider = ScriptedProvider(submit_errors=[failed], deduplicates=True, accept_before_error=True)
+    assert run(store, ledger, step(provider)).attempts == 2
+    assert len({request.idempotency_key for request in provider.seen}) == 1
 
 
 def test_a_refusal_leaves_nothing_in_the_ledger(store: MediaStore, ledger: Ledger) -> None:
