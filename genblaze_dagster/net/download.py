@@ -16,6 +16,7 @@ from genblaze_dagster.errors import (
     RateLimitError,
     UnsafeUrlError,
 )
+from genblaze_dagster.media.truncation import TruncationCheck
 from genblaze_dagster.net.client import HttpClient, Timeouts, guarded_client
 from genblaze_dagster.net.redact import strip_url
 from genblaze_dagster.net.retry_after import parse_retry_after
@@ -71,6 +72,30 @@ class Download:
             raise transport_error(
                 exc, f"{self.url}: the download broke off after {received} bytes", _SUBJECT
             ) from exc
+
+    async def media(self) -> AsyncIterator[bytes]:
+        """Yield the body as `aiter`, and find out whether it is a whole file.
+
+        A Content-Length that is too small, or a connection that is closed in good order, does not
+        show that bytes are missing; their container may.
+
+        Raises:
+            OutputError: after the last chunk, when the file is certainly cut off; transient, since
+                the server may give all of it the next time.
+        """
+        check = TruncationCheck()
+        received = 0
+        async for chunk in self.aiter():
+            check.feed(chunk)
+            received += len(chunk)
+            yield chunk
+        if check.is_cut_off():
+            raise OutputError(
+                f"{self.url}: {check.media_type} that is cut off after {received} bytes; "
+                "it is not stored, ask for it again",
+                http_status=self.status,
+                transient=True,
+            )
 
 
 @asynccontextmanager

@@ -141,7 +141,7 @@ class Work:
                 return await self._ask_once(generation)
             except HeldError as exc:
                 self.left_open = True
-                if tries > policy.max_attempts:
+                if tries > policy.max_attempts or exc.submission_id is None:
                     raise
                 verdict = await self._tools.lost_answers.decide(
                     exc.submission_id, generation, self.notify

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import uuid
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -70,6 +71,37 @@ async def probe_capabilities(client: ObjectClient) -> StoreCapabilities:
     _known[_identity(client)] = found
     logger.debug("%s: %s", client.name, found)
     return found
+
+
+@asynccontextmanager
+async def missing_named(
+    probe: Callable[[], Awaitable[StoreCapabilities]], client: ObjectClient, key: str
+) -> AsyncGenerator[None]:
+    """Turn a refusal to read an object into its absence, where the store means that by it.
+
+    Args:
+        probe: finds out how the store behaves; called after a refusal only.
+        client: the store.
+        key: what is read inside the block.
+
+    Raises:
+        NotFoundError: there is no such object.
+        AccessDeniedError: reading is not allowed, or nobody can find out what is meant.
+    """
+    try:
+        yield
+    except AccessDeniedError as denied:
+        try:
+            hides_missing = (await probe()).hides_missing
+        except AccessDeniedError:
+            hides_missing = False
+        if not hides_missing:
+            raise denied from None
+        raise NotFoundError(
+            f"{client.name}: cannot read {key}: there is no such object, or none that this key may "
+            "read",
+            key=key,
+        ) from None
 
 
 async def check_access(client: ObjectClient, *, write: bool) -> None:

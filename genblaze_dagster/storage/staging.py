@@ -7,7 +7,7 @@ import logging
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from genblaze_dagster.errors import ConflictError, IntegrityError, StorageError
 from genblaze_dagster.storage.keys import KeyStrategy, Layout, Placement
@@ -201,24 +201,38 @@ async def outlast(task: asyncio.Future[T], *, hurry: Callable[[], object] = lamb
         task: what is waited for.
         hurry: called at the first cancellation.
     """
+    try:
+        await asyncio.wait({task})
+    except asyncio.CancelledError:
+        hurry()
+        if not await ends(task, within=_ABORT_SECONDS):
+            task.cancel()
+        elif not task.cancelled() and (error := task.exception()) is not None:
+            logger.debug("failed while its caller was cancelled: %s", error)
+        raise
+    return task.result()
+
+
+async def ends(task: asyncio.Future[Any], *, within: float | None = None) -> bool:
+    """Wait for a task of a caller that is cancelled, however often that is said again.
+
+    Args:
+        task: what is waited for; it goes on when the time is over.
+        within: seconds; None for as long as it takes.
+
+    Returns:
+        Whether it is over.
+    """
     clock = asyncio.get_running_loop().time
-    ends_at: float | None = None
+    ends_at = None if within is None else clock() + within
     while not task.done():
         left = None if ends_at is None else ends_at - clock()
         if left is not None and left <= 0:
-            task.cancel()
-            break
-        try:
+            return False
+        # The caller knows already that it is cancelled, and does so after this.
+        with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait({task}, timeout=left)
-        except asyncio.CancelledError:
-            if ends_at is None:
-                ends_at = clock() + _ABORT_SECONDS
-                hurry()
-    if ends_at is None:
-        return task.result()
-    if task.done() and not task.cancelled() and (error := task.exception()) is not None:
-        logger.debug("failed while its caller was cancelled: %s", error)
-    raise asyncio.CancelledError
+    return True
 
 
 async def hashed(

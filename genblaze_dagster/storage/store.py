@@ -3,20 +3,22 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from genblaze_dagster.errors import (
-    AccessDeniedError,
     AlreadyExistsError,
     ConfigError,
     IntegrityError,
+    NotFoundError,
 )
 from genblaze_dagster.storage.capabilities import (
     StoreCapabilities,
     check_access,
     known_capabilities,
+    missing_named,
     probe_capabilities,
 )
 from genblaze_dagster.storage.client import ObjectClient, ObjectInfo
@@ -223,15 +225,23 @@ class MediaStore:
             NotFoundError: there is none.
             StorageError: it is larger than `max_bytes`, or the store failed.
         """
-        return await self.client.get(key, max_bytes=max_bytes)
+        async with missing_named(self.probe, self.client, key):
+            return await self.client.get(key, max_bytes=max_bytes)
 
-    def stream(self, key: str, *, chunk: int = DEFAULT_STREAM_BYTES) -> AsyncGenerator[bytes, None]:
+    async def stream(
+        self, key: str, *, chunk: int = DEFAULT_STREAM_BYTES
+    ) -> AsyncGenerator[bytes, None]:
         """Yield an object in pieces of at least `chunk` bytes, but for the last.
 
         Raises:
             NotFoundError: there is none; raised by the first step of the iteration.
         """
-        return self.client.stream(key, chunk)
+        async with (
+            missing_named(self.probe, self.client, key),
+            aclosing(self.client.stream(key, chunk)) as pieces,
+        ):
+            async for piece in pieces:
+                yield piece
 
     async def head(self, key: str) -> ObjectInfo | None:
         """Return what is known about an object, None when it is missing.
@@ -241,14 +251,9 @@ class MediaStore:
                 that exist.
         """
         try:
-            return await self.client.head(key)
-        except AccessDeniedError as denied:
-            try:
-                hides_missing = (await self.probe()).hides_missing
-            except AccessDeniedError:
-                hides_missing = False
-            if not hides_missing:
-                raise denied from None
+            async with missing_named(self.probe, self.client, key):
+                return await self.client.head(key)
+        except NotFoundError:
             return None
 
     def list(self, folder: str = "") -> AsyncGenerator[ObjectInfo, None]:

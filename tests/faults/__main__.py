@@ -1,60 +1,35 @@
-"""The whole matrix: every layer, every point, many seeds; writes the table of docs/reliability.md."""
+"""The whole matrix: every layer, every point, many seeds; writes the table of docs/reliability.md.
+
+Only the rows of what was played are replaced. Ctrl-C begins nothing more, and waits for the end of
+what is under way; the scenarios that had ended by then are written.
+"""
 
 import argparse
 import shutil
 import sys
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, closing
 from pathlib import Path
-from statistics import median
 
 from tests.faults import dagster_layers, library
 from tests.faults.crashes import CRASHES
-from tests.faults.dagster_layers import BEFORE_EVENT
+from tests.faults.dagster_side import dagster_side
 from tests.faults.scenarios import LAYERS, Outcome, Scenario, scenario
+from tests.faults.table import write
 from tests.faults.world import ROOT, Harness, harness
 
 PAGE = ROOT / "docs" / "reliability.md"
-BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 # Most of a scenario is waiting; a Dagster run is mostly work.
 AT_ONCE = {library.LAYER: 8}
 _DAGSTER_AT_ONCE = 2
-_HEAD = (
-    "| killed | layer | runs | hit | double submits | lost outputs | held | recovery, s: median "
-    "| max |",
-    "|---|---|--:|--:|--:|--:|--:|--:|--:|",
-)
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """All outcomes of one point in one layer."""
-
-    crash: str
-    layer: str
-    outcomes: Sequence[Outcome]
-
-    @property
-    def row(self) -> str:
-        """Return the row of the table."""
-        seconds = [outcome.recovery_seconds for outcome in self.outcomes]
-        return (
-            f"| {self.crash} | {self.layer} | {len(self.outcomes)} "
-            f"| {sum(outcome.reached for outcome in self.outcomes)} "
-            f"| {sum(outcome.verdict.double_submits for outcome in self.outcomes)} "
-            f"| {sum(outcome.verdict.lost_outputs for outcome in self.outcomes)} "
-            f"| {sum(outcome.verdict.held for outcome in self.outcomes)} "
-            f"| {median(seconds):.1f} | {max(seconds):.1f} |"
-        )
-
-
-def points_of(layer: str) -> list[str]:
+def points_of(layer: str) -> Sequence[str]:
     """Return where a layer is killed; only Dagster's have an event to be killed before."""
-    return [*CRASHES, *([BEFORE_EVENT] if layer in dagster_layers.KINDS else [])]
+    return dagster_layers.POINTS if layer in dagster_layers.KINDS else list(CRASHES)
 
 
 def play(simulators: Harness, layer: str, wanted: Scenario) -> Outcome:
@@ -71,60 +46,71 @@ def play(simulators: Harness, layer: str, wanted: Scenario) -> Outcome:
 
 
 def matrix(simulators: Harness, layer: str, seeds: int) -> Iterator[Outcome]:
-    """Play all scenarios of a layer, several at once."""
+    """Play all scenarios of a layer, several at once; what has not begun at the end never does."""
     points = points_of(layer)
     stories = [
         scenario(len(points) * seed + number, crash=crash)
         for seed in range(seeds)
         for number, crash in enumerate(points)
     ]
-    with ThreadPoolExecutor(AT_ONCE.get(layer, _DAGSTER_AT_ONCE)) as pool:
-        yield from pool.map(lambda story: play(simulators, layer, story), stories)
+    pool = ThreadPoolExecutor(AT_ONCE.get(layer, _DAGSTER_AT_ONCE))
+    try:
+        running = [pool.submit(play, simulators, layer, story) for story in stories]
+        for ended in as_completed(running):
+            yield ended.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def table(outcomes: Iterable[Outcome]) -> str:
-    """Return the table, in the order of points and layers."""
-    grouped: Mapping[tuple[str, str], list[Outcome]] = defaultdict(list)
-    for outcome in outcomes:
-        grouped[outcome.scenario.crash, outcome.layer].append(outcome)
-    order = [(crash, layer) for crash in (*CRASHES, BEFORE_EVENT) for layer in LAYERS]
-    cells = [Cell(*place, grouped[place]) for place in order if grouped[place]]
-    every = [outcome for cell in cells for outcome in cell.outcomes]
-    return "\n".join([*_HEAD, *(cell.row for cell in cells), Cell("all", "all", every).row])
+def layers(folder: Path, wanted: Sequence[str], seeds: int) -> Generator[Outcome, None, None]:
+    """Play layer after layer; everything that was started is ended in the end."""
+    with ExitStack() as started:
+        simulators = started.enter_context(harness(folder))
+        if set(wanted) & set(dagster_layers.KINDS):
+            started.enter_context(dagster_side(folder / "dagster"))
+        for layer in wanted:
+            began, count = time.monotonic(), 0
+            for outcome in matrix(simulators, layer, seeds):
+                yield outcome
+                count += 1
+            print(f"{layer}: {count} scenarios in {time.monotonic() - began:.0f} s", flush=True)
 
 
-def write(page: Path, text: str) -> None:
-    """Put the table between its markers."""
-    before, _, rest = page.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+def gather(played: Generator[Outcome, None, None], outcomes: list[Outcome]) -> bool:
+    """Collect outcomes and tell what is wrong; False when somebody broke it off."""
+    try:
+        with closing(played):
+            for outcome in played:
+                outcomes.append(outcome)
+                for problem in outcome.problems:
+                    story = outcome.scenario.describe()
+                    print(f"{outcome.layer}: {story}\n    {problem}", flush=True)
+    except KeyboardInterrupt:
+        return False
+    return True
 
 
 def main() -> int:
-    """Run what was asked for; 1 when anything is wrong."""
+    """Run what was asked for; 1 when anything is wrong or it was broken off."""
     asked = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     asked.add_argument("--seeds", type=int, default=20, help="scenarios of each point")
     asked.add_argument("--layer", action="append", choices=LAYERS, help="only this one")
     asked.add_argument("--page", type=Path, default=PAGE, help="where the table stands")
     options = asked.parse_args()
+    wanted = options.layer or list(LAYERS)
     outcomes: list[Outcome] = []
     folder = Path(tempfile.mkdtemp(prefix="genblaze-faults-"))
-    with harness(folder) as simulators:
-        for layer in options.layer or LAYERS:
-            started = time.monotonic()
-            for outcome in matrix(simulators, layer, options.seeds):
-                outcomes.append(outcome)
-                for problem in outcome.problems:
-                    print(f"{layer}: {outcome.scenario.describe()}\n    {problem}", flush=True)
-            count = sum(outcome.layer == layer for outcome in outcomes)
-            print(f"{layer}: {count} scenarios in {time.monotonic() - started:.0f} s", flush=True)
-    write(options.page, table(outcomes))
+    is_whole = gather(layers(folder, wanted, options.seeds), outcomes)
+    write(options.page, outcomes)
+    if not is_whole:
+        planned = sum(len(points_of(layer)) for layer in wanted) * options.seeds
+        print(f"broken off after {len(outcomes)} of {planned} scenarios; these are on the page")
     wrong = sum(bool(outcome.problems) for outcome in outcomes)
     if wrong:
         print(f"{wrong} of {len(outcomes)} are wrong; their traces are in {folder}")
-        return 1
-    shutil.rmtree(folder, ignore_errors=True)
-    return 0
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    return 0 if is_whole and not wrong else 1
 
 
 if __name__ == "__main__":

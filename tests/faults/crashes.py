@@ -11,7 +11,7 @@ from tests.faults.simulator import Fault
 from tests.faults.world import Worker, World
 
 VICTIM = "p0"
-_REACH_SECONDS = 20.0
+_REACH_SECONDS = 60.0
 _LOOK_SECONDS = 0.25
 
 

@@ -13,7 +13,8 @@ Each is killed at the scenario's point, and recovers in the scenario's way:
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +22,6 @@ from typing import Any, ClassVar
 
 import dagster as dg
 
-from genblaze_dagster.ledger.submission import LedgerRow, SubmissionState
 from genblaze_dagster.metadata import link
 from genblaze_dagster.net.loop import run_sync
 from genblaze_dagster.reconcile import reconcile
@@ -37,8 +37,14 @@ from tests.faults.dagster_side import (
     until_over,
 )
 from tests.faults.invariants import check
-from tests.faults.library import meet_faults, not_settled, not_stored, resolve_as_a_person
-from tests.faults.order import PRIVATE_PROMPT, PROMPT, Park
+from tests.faults.library import (
+    meet_faults,
+    not_settled,
+    not_stored,
+    paid_again,
+    resolve_as_a_person,
+)
+from tests.faults.order import Park
 from tests.faults.parking import Point
 from tests.faults.scenarios import LAYERS, STORE_FAULTS, VENDOR_FAULTS, Outcome, Scenario
 from tests.faults.simulator import Fault
@@ -51,12 +57,12 @@ RUN_WORKER = "run worker"
 DAEMON = "daemon"
 
 BEFORE_EVENT = "after index before the Dagster event"
-_REACH_SECONDS = 90.0
+POINTS = (*CRASHES, BEFORE_EVENT)
+_REACH_SECONDS = 180.0
 _RUN_SECONDS = 180.0
 _MOST_RUNS = 4
 _NO_RETRY = {"dagster/max_retries": "0"}
 _NEW_BACKFILL = "dagster/backfill"
-_KNOWN = (SubmissionState.SUBMITTED, SubmissionState.SUCCEEDED)
 
 Ended = Callable[[], bool]
 
@@ -78,6 +84,7 @@ class DagsterLayer(ABC):
     """One scenario in one layer; made for it, and used once."""
 
     name: ClassVar[str]
+    kills_daemons: ClassVar[bool] = False
 
     def __init__(self, side: DagsterSide, world: DagsterWorld, scenario: Scenario) -> None:
         self.side = side
@@ -238,6 +245,7 @@ class Daemon(RunWorker):
     """A backfill whose daemon is killed; the runs it has launched live on, or die with it."""
 
     name = DAEMON
+    kills_daemons = True
 
     def kill(self) -> None:
         self.side.kill_daemons()
@@ -263,7 +271,9 @@ def play(kind: type[DagsterLayer], scenario: Scenario, world: World, crash: Cras
     scenario = replace(scenario, second=None)
     side = side_of(world)
     home = side.daemon_home if issubclass(kind, RunWorker) else side.home
-    with side.adopt(world, home) as adopted:
+    # Two at once would kill each other's daemon.
+    turn = side.killing if kind.kills_daemons else nullcontext()
+    with turn, side.adopt(world, home) as adopted:
         return _play(kind(side, adopted, scenario), crash)
 
 
@@ -291,14 +301,14 @@ def _play(layer: DagsterLayer, crash: Crash) -> Outcome:
     is_done = layer.recover()
     world.quiet()
     for _ in range(_MOST_RUNS):
-        if is_done or (resolve_as_a_person(world) == 0 and not not_settled(world)):
+        if is_done or (resolve_as_a_person(world) == 0 and not not_stored(world)):
             break
         adopted.leases_end()
         is_done = layer.run_again()
     seconds = time.monotonic() - started
     problems += [f"not settled: {what}" for what in not_settled(world)]
     problems += not_stored(world)
-    problems += _paid_again(world, seen.rows)
+    problems += paid_again(world, seen.rows)
     with layer.side.instance(layer.home()) as instance:
         problems += _events(instance, adopted)
         world.scanned += layer.side.traces(instance, adopted)
@@ -336,24 +346,6 @@ def _reached(world: DagsterWorld, crash: Crash, ended: Ended) -> bool:
             return False
         time.sleep(0.1)
     return False
-
-
-def _paid_again(world: World, before: Sequence[LedgerRow]) -> list[str]:
-    """Return partitions whose job was open at the kill and that were submitted again.
-
-    A new backfill may pay again for what was finished: that is what it asks for.
-    """
-    live = [one for one in world.bills() if not (one["refunded"] or one["said_failed"])]
-    words = PRIVATE_PROMPT if world.order.private else PROMPT
-    problems: list[str] = []
-    for row in before:
-        if row.state not in _KNOWN:
-            continue
-        prompt = words.format(subject=row.partition_key)
-        bills = [one for one in live if one["prompt"] == prompt and not one["by_proxy"]]
-        if len(bills) > 1:
-            problems.append(f"{row.partition_key} was open and is billed {len(bills)} times")
-    return problems
 
 
 def _events(instance: dg.DagsterInstance, world: DagsterWorld) -> list[str]:

@@ -1,6 +1,5 @@
 """Dagster beside the worlds of the harness: instances, processes that run, and the daemon."""
 
-import atexit
 import json
 import os
 import signal
@@ -19,7 +18,7 @@ import dagster as dg
 from genblaze_dagster._compat import partition_range_tags
 from tests.faults import dagster_location as location
 from tests.faults.order import STEP, Park
-from tests.faults.world import ROOT, Nursery, Worker, World, _process
+from tests.faults.world import ROOT, Nursery, Worker, World, process
 from tests.support.backfills import backfill_status, request_backfill
 
 IN_TIME = 180.0
@@ -132,7 +131,10 @@ class DagsterWorld:
 
 
 class DagsterSide:
-    """Instances, nursery and daemons of one harness; its worlds share them."""
+    """Instances, nursery and daemons of one harness; its worlds share them.
+
+    Whoever is about to kill the daemons holds `killing` until they are needed no more.
+    """
 
     def __init__(self, folder: Path, nursery: subprocess.Popen[bytes]) -> None:
         self.folder = folder
@@ -142,6 +144,7 @@ class DagsterSide:
         self._free = list(range(location.SLOTS_OF_A_KIND))
         self._daemons: list[subprocess.Popen[bytes]] = []
         self._starting = threading.Lock()
+        self.killing = threading.Lock()
         self.home = self._new_home("runs")
         self.daemon_home = self._new_home("daemon")
 
@@ -228,13 +231,13 @@ class DagsterSide:
     def has_daemon(self) -> None:
         """Start a daemon unless one runs."""
         with self._starting:
-            if all(process.poll() is not None for process in self._daemons):
+            if all(daemon.poll() is not None for daemon in self._daemons):
                 self.start_daemon()
 
     def start_daemon(self) -> subprocess.Popen[bytes]:
         """Start another daemon, with a code server of its own."""
         with (self.folder / f"daemon-{len(self._daemons)}.log").open("wb") as log:
-            process = subprocess.Popen(
+            daemon = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "tests.support.daemon_process", "run"),
                     *("-m", "tests.faults.dagster_location", "-a", "defs", "-d", str(ROOT)),
@@ -246,25 +249,25 @@ class DagsterSide:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._daemons.append(process)
-        return process
+        self._daemons.append(daemon)
+        return daemon
 
     def kill_daemons(self) -> None:
         """Kill -9 the daemons alone; their code servers and the runs live on."""
         with self._starting:
-            for process in self._daemons:
-                if process.poll() is None:
-                    process.kill()
-                    assert process.wait(timeout=15) == -signal.SIGKILL
+            for daemon in self._daemons:
+                if daemon.poll() is None:
+                    daemon.kill()
+                    assert daemon.wait(timeout=15) == -signal.SIGKILL
 
     def close(self) -> None:
         """End the daemons, the nursery and everything they have started."""
         # A group lives on without its leader: code servers, runs and their steps are in it.
-        for group in (self._nursery_group, *(process.pid for process in self._daemons)):
+        for group in (self._nursery_group, *(daemon.pid for daemon in self._daemons)):
             with suppress(ProcessLookupError):
                 os.killpg(group, signal.SIGKILL)
-        for process in self._daemons:
-            process.wait(timeout=15)
+        for daemon in self._daemons:
+            daemon.wait(timeout=15)
 
     def traces(self, instance: dg.DagsterInstance, world: DagsterWorld) -> list[Path]:
         """Return the files that hold what Dagster has recorded of a world's runs."""
@@ -279,33 +282,26 @@ def until_over(instance: dg.DagsterInstance, backfill_id: str, seconds: float = 
 
 
 _sides: dict[Path, DagsterSide] = {}
-_finding = threading.Lock()
 
 
 def side_of(world: World) -> DagsterSide:
-    """Return the Dagster side of a world's harness; it is started for the first of its worlds.
-
-    It ends with this process at the latest.
-    """
-    folder = world.folder.parent / "dagster"
-    with _finding:
-        if folder not in _sides:
-            started = ExitStack()
-            _sides[folder] = started.enter_context(dagster_side(folder))
-            atexit.register(started.close)
-        return _sides[folder]
+    """Return the Dagster side that runs beside a world's harness."""
+    return _sides[world.folder.parent]
 
 
 @contextmanager
 def dagster_side(folder: Path) -> Iterator[DagsterSide]:
-    """Start the nursery of runs; it, and every daemon, is ended."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Start the nursery of runs; it, and every daemon, is ended.
+
+    The folder is a new one in that of a harness, which has one such side at a time.
+    """
+    folder.mkdir()
     with ExitStack() as started:
-        nursery = started.enter_context(_process(folder, "tests.faults.dagster_worker"))
+        nursery = started.enter_context(process(folder, "tests.faults.dagster_worker"))
         side = DagsterSide(folder, nursery)
         started.callback(side.close)
-        _sides[folder] = side
+        _sides[folder.parent] = side
         try:
             yield side
         finally:
-            _sides.pop(folder, None)
+            del _sides[folder.parent]

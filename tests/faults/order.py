@@ -20,12 +20,13 @@ class Park:
     """Where a worker of the harness stops: a point of `tests.faults.parking`, and for whom.
 
     `partition` None means: whoever comes first. It stops for `seconds`, by default until it is
-    killed, and goes on then.
+    killed, or until there is a file `until`, and goes on then.
     """
 
     point: str
     partition: str | None = None
     seconds: float = 3600.0
+    until: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

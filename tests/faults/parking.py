@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from genblaze_dagster.core.manifest import Manifest
@@ -16,6 +17,8 @@ from genblaze_dagster.ledger.ledger import Ledger
 from genblaze_dagster.ledger.submission import Claim, Intent, LedgerRow
 from genblaze_dagster.ledger.transactions import Outcome
 from tests.faults.order import Park
+
+_LOOK_SECONDS = 0.05
 
 
 class Point(StrEnum):
@@ -44,7 +47,11 @@ class Parking:
             return
         self._park = None
         self._tell(point.value)
-        time.sleep(park.seconds)
+        deadline = time.monotonic() + park.seconds
+        while (left := deadline - time.monotonic()) > 0:
+            if park.until is not None and Path(park.until).exists():
+                return
+            time.sleep(min(left, _LOOK_SECONDS))
 
 
 class ParkingLedger(Ledger):

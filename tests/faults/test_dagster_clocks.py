@@ -12,7 +12,7 @@ from tests.faults.dagster_claimants import printed
 from tests.faults.invariants import check
 from tests.faults.library import resolve_as_a_person
 from tests.faults.simulator import Fault
-from tests.faults.world import Harness, Nursery, Worker, World, _process
+from tests.faults.world import Harness, Nursery, Worker, World, process
 
 HOURS = 3600.0
 WRONG = {"behind": -6 * HOURS, "ahead": 6 * HOURS}
@@ -30,8 +30,8 @@ def claimants(simulators: Harness) -> Iterator[Nursery]:
     """The process that forks workers, with everything imported."""
     folder = simulators.folder / "clocks"
     folder.mkdir()
-    with _process(folder, "tests.faults.dagster_claimants") as process:
-        yield Nursery(process)
+    with process(folder, "tests.faults.dagster_claimants") as started:
+        yield Nursery(started)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from genblaze_dagster.ledger.submission import SubmissionState
 from tests.faults.dagster_claimants import printed
 from tests.faults.invariants import check
 from tests.faults.simulator import Fault
-from tests.faults.world import Harness, Nursery, Worker, World, _process
+from tests.faults.world import Harness, Nursery, Worker, World, process
 from tests.support.postgres import find_programs, running_server
 
 PROCESSES = 64
@@ -23,8 +23,8 @@ def claimants(simulators: Harness) -> Iterator[Nursery]:
     """The process that forks them, with everything imported."""
     folder = simulators.folder / "claimants"
     folder.mkdir()
-    with _process(folder, "tests.faults.dagster_claimants") as process:
-        yield Nursery(process)
+    with process(folder, "tests.faults.dagster_claimants") as started:
+        yield Nursery(started)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

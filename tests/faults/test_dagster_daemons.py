@@ -27,6 +27,7 @@ VENDORS: Mapping[str, Mapping[str, Any]] = {
     "listing": {"lists": True},
     "deduplicating": {"deduplicates": True},
 }
+BY_DEFAULT = ("plain",)
 # For each of two partitions the Runner tries three times, and the op twice: more refusals than that,
 # also if both daemons launch every run. Then an answer is lost.
 REFUSALS = 28
@@ -66,7 +67,7 @@ class Asked:
 
 
 @pytest.fixture(scope="module")
-def asked(simulators: Harness) -> Iterator[Asked]:
+def asked(request: pytest.FixtureRequest, simulators: Harness) -> Iterator[Asked]:
     """Two daemons with a code server each, and everything they have to launch."""
     with (
         dagster_side(simulators.folder / "daemons") as side,
@@ -80,8 +81,8 @@ def asked(simulators: Harness) -> Iterator[Asked]:
             asked.worlds[name] = adopted.enter_context(side.adopt(made, side.daemon_home))
             return asked.worlds[name]
 
-        for name, vendor in VENDORS.items():
-            retried = world(name, vendor=dict(vendor))
+        for name in _vendors(request):
+            retried = world(name, vendor=dict(VENDORS[name]))
             retried.world.vendor.faults(*LOSSY)
             asked.backfills[name] = side.request(instance, retried, tags=RETRY_EVERYTHING)
         asked.backfills["backfill"] = side.request(instance, world("backfill"))
@@ -113,7 +114,13 @@ def test_two_daemons_with_one_sensor_pay_each_partition_once(asked: Asked) -> No
     assert len(ticks) > 2
 
 
-@pytest.mark.parametrize("vendor", VENDORS)
+@pytest.mark.parametrize(
+    "vendor",
+    [
+        name if name in BY_DEFAULT else pytest.param(name, marks=pytest.mark.slow)
+        for name in VENDORS
+    ],
+)
 def test_three_layers_of_retries_at_once_pay_each_wish_once(asked: Asked, vendor: str) -> None:
     """Runner, op and run retry what the vendor refuses; the answer that was lost is never resent."""
     adopted = asked.over(vendor)
@@ -144,6 +151,18 @@ def test_the_daemons_were_two(asked: Asked) -> None:
 
 def prompts() -> list[str]:
     return [f"a {key} by the sea" for key in KEYS]
+
+
+def _vendors(request: pytest.FixtureRequest) -> list[str]:
+    """Return the vendors of the tests that were asked for."""
+    drawn = [
+        item.callspec.params
+        for item in request.session.items
+        if isinstance(item, pytest.Function)
+        and item.path == request.path
+        and hasattr(item, "callspec")
+    ]
+    return [params["vendor"] for params in drawn]
 
 
 def _retried_its_op(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:

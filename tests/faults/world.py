@@ -312,9 +312,6 @@ def process(folder: Path, module: str, *arguments: str) -> Iterator[subprocess.P
         log.close()
 
 
-_process = process
-
-
 def _ports(server: subprocess.Popen[bytes]) -> dict[str, int]:
     output = server.stdout
     assert output is not None

@@ -1,6 +1,6 @@
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from genblaze_dagster.net.client import Timeouts
 from genblaze_dagster.net.download import Download, stream_download
 from genblaze_dagster.net.guarded import GuardedTransport
 from genblaze_dagster.net.ssrf import UrlPolicy
+from tests.support.providers import png
 from tests.support.raw_http import (
     Handler,
     RawRequest,
@@ -31,6 +32,7 @@ from tests.support.raw_http import (
 
 LOOPBACK = UrlPolicy(allow_loopback=True)
 FILE = b"\x89PNG" + bytes(range(256)) * 4096
+PICTURE = png("a fox")
 
 
 class Waits(list[float]):
@@ -40,9 +42,14 @@ class Waits(list[float]):
         self.append(seconds)
 
 
-async def fetch(url: str, **arguments: Any) -> tuple[Download, bytes]:
+async def fetch(
+    url: str,
+    *,
+    read: Callable[[Download], AsyncIterator[bytes]] = Download.aiter,
+    **arguments: Any,
+) -> tuple[Download, bytes]:
     async with stream_download(url, **{"policy": LOOPBACK, **arguments}) as download:
-        return download, b"".join([chunk async for chunk in download.aiter()])
+        return download, b"".join([chunk async for chunk in read(download)])
 
 
 def served(handler: Handler, path: str = "/a.png", **arguments: Any) -> tuple[RawServer, bytes]:
@@ -206,6 +213,43 @@ def test_a_body_that_ends_early_is_never_taken_for_the_file(handler: Handler) ->
     _, error = refused(handler, ProviderUnavailableError, "/a.png?sig=abc")
     assert error.transient is True
     assert "sig" not in str(error)
+
+
+def half_of_it(framing: Mapping[str, str]) -> Handler:
+    async def handler(seen: RawRequest, writer: asyncio.StreamWriter) -> None:
+        head = "".join(f"{name}: {value}\r\n" for name, value in framing.items())
+        writer.write(f"HTTP/1.1 200 OK\r\n{head}\r\n".encode() + PICTURE[: len(PICTURE) // 2])
+        writer.close()
+
+    return handler
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [{"content-length": str(len(PICTURE) // 2)}, {"connection": "close"}],
+    ids=["length", "closed"],
+)
+def test_media_that_ends_early_in_good_order_is_an_error(framing: Mapping[str, str]) -> None:
+    """Half a picture under half a length, or none, is known by the picture; asking again may help."""
+    _, error = refused(half_of_it(framing), OutputError, "/a.png?sig=abc", read=Download.media)
+    assert (error.transient, error.http_status) == (True, 200)
+    assert "image/png" in str(error)
+    assert "sig" not in str(error)
+    _, body = served(half_of_it(framing))
+    assert body == PICTURE[: len(PICTURE) // 2]
+
+
+def test_whole_media_and_what_is_no_media_arrive_as_they_are() -> None:
+    """Bytes that prove nothing, also none at all, are nobody's business here."""
+    for content in (PICTURE, PICTURE + b"behind it", FILE, b'{"a": 1}', b""):
+        _, body = served(always(answer(200, body=content)), read=Download.media)
+        assert body == content
+
+
+def test_media_that_breaks_off_is_a_broken_connection() -> None:
+    """Fewer bytes than promised stay what they are, whatever they were to be."""
+    _, error = refused(_truncated, ProviderUnavailableError, read=Download.media)
+    assert error.transient is True
 
 
 def flaky(*responses: bytes) -> Handler:

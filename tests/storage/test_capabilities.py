@@ -22,6 +22,7 @@ from genblaze_dagster.errors import (
 from genblaze_dagster.storage.capabilities import CreateOnly
 from genblaze_dagster.storage.keys import Placement
 from genblaze_dagster.storage.options import MIB, PutMode, StoreOptions
+from genblaze_dagster.storage.refs import read_ref
 from genblaze_dagster.storage.store import MediaStore
 from tests.storage.faults import Answer, FaultServer, Request
 from tests.support.s3 import S3Server, free_port
@@ -49,6 +50,16 @@ not_as_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywh
 def _refuse_conditions(request: Request) -> Answer | None:
     """As Backblaze B2 answers."""
     return Answer(501, "NotImplemented") if "if-none-match" in request.headers else None
+
+
+def _hide_missing(faults: FaultServer) -> Callable[[Request], Answer | None]:
+    """As a service answers keys that may not list."""
+
+    def hide(request: Request) -> Answer | None:
+        looks = request.method in ("HEAD", "GET") and "list-type" not in request.query
+        return Answer(403, "AccessDenied") if looks and request.key not in faults.objects else None
+
+    return hide
 
 
 def test_an_enforcing_service_is_recognised(faulty: Faulty, faults: FaultServer) -> None:
@@ -134,21 +145,41 @@ def test_a_store_that_hides_missing_objects_is_understood(
     faulty: Faulty, faults: FaultServer
 ) -> None:
     """403 for every missing object, as for B2 keys that may not list, means missing."""
-
-    def hide(request: Request) -> Answer | None:
-        looks = request.method in ("HEAD", "GET") and "list-type" not in request.query
-        return Answer(403, "AccessDenied") if looks and request.key not in faults.objects else None
-
-    faults.rule = hide
+    faults.rule = _hide_missing(faults)
     store = faulty()
 
     async def body() -> None:
         assert await store.head("nothing") is None
+        with pytest.raises(NotFoundError, match="nothing"):
+            await store.get("nothing")
+        with pytest.raises(NotFoundError, match="nothing"):
+            await anext(store.stream("nothing"))
+        assert await read_ref(store, "picture", None) is None
         assert (await store.probe()).hides_missing
         await store.put("k", b"x", media_type=None)
         assert await store.head("k") is not None
+        assert await store.get("k") == b"x"
+        assert [piece async for piece in store.stream("k")] == [b"x"]
 
     asyncio.run(body())
+
+
+def test_the_first_thing_asked_of_a_store_that_hides_may_be_a_read(
+    faulty: Faulty, faults: FaultServer
+) -> None:
+    """Nothing is known about the store yet when a missing object is read."""
+    faults.rule = _hide_missing(faults)
+    with pytest.raises(NotFoundError):
+        asyncio.run(faulty().get("nothing"))
+
+
+def test_what_nobody_may_write_cannot_be_asked_what_403_means(
+    faulty: Faulty, faults: FaultServer
+) -> None:
+    """A key that may only read some objects is told that reading is denied, not that none is there."""
+    faults.rule = lambda _: Answer(403, "AccessDenied")
+    with pytest.raises(AccessDeniedError, match="secret"):
+        asyncio.run(faulty().get("secret"))
 
 
 def test_a_forbidden_look_up_is_an_error_where_missing_is_404(
@@ -156,8 +187,17 @@ def test_a_forbidden_look_up_is_an_error_where_missing_is_404(
 ) -> None:
     """403 for one object of a store that says 404 for missing ones proves nothing about it."""
     faults.rule = lambda r: Answer(403, "AccessDenied") if r.key == "secret" else None
-    with pytest.raises(AccessDeniedError, match="secret"):
-        asyncio.run(faulty().head("secret"))
+    store = faulty()
+
+    async def body() -> None:
+        with pytest.raises(AccessDeniedError, match="secret"):
+            await store.head("secret")
+        with pytest.raises(AccessDeniedError, match="secret"):
+            await store.get("secret")
+        with pytest.raises(AccessDeniedError, match="secret"):
+            await anext(store.stream("secret"))
+
+    asyncio.run(body())
 
 
 @pytest.mark.parametrize("status_code", [(403, "SignatureDoesNotMatch"), (401, "Unauthorized")])
