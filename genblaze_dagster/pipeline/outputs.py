@@ -53,7 +53,7 @@ class OutputStorage:
 
     async def _keep_one(self, output: Output, index: int) -> tuple[Asset, MediaObject]:
         # Derived, so that storing the same run again after a crash gives the same record.
-        asset_id = str(uuid.uuid5(uuid.UUID(self.run_id), str(index)))
+        asset_id = str(uuid.uuid5(_namespace(self.run_id), str(index)))
         placement = Placement(
             run_id=self.run_id,
             asset_id=asset_id,
@@ -129,3 +129,11 @@ def _records(
 
 def _local(output: Output) -> bytes | Path | None:
     return output.data if output.data is not None else output.path
+
+
+def _namespace(run_id: str) -> uuid.UUID:
+    """Return what the ids of a run's outputs are derived from; a run may be named by its caller."""
+    try:
+        return uuid.UUID(run_id)
+    except ValueError:
+        return uuid.uuid5(uuid.NAMESPACE_URL, run_id)

@@ -154,7 +154,7 @@ async def _chunks(output: Output) -> AsyncIterator[bytes]:
                 yield chunk
     elif output.url is not None:
         async with stream_download(output.url, headers=output.headers) as download:
-            async for chunk in download.aiter():
+            async for chunk in download.media():
                 yield chunk
 
 

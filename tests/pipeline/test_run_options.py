@@ -416,3 +416,12 @@ def test_invoke_takes_a_config_only(store: MediaStore, ledger: Ledger) -> None:
     """An input has nowhere to go."""
     with pytest.raises(ConfigError, match="input"):
         asyncio.run(Pipeline("p").ainvoke("x"))  # type: ignore[arg-type]
+
+
+def test_a_run_may_be_named_by_its_caller(store: MediaStore, ledger: Ledger) -> None:
+    """A run id that is no UUID is kept, and what it makes is stored under it."""
+    pipeline = Pipeline("p").step(ScriptedProvider(), model="m", name="one", prompt="x")
+    result = pipeline.run(store=store, ledger=ledger, config={"run_id": "my-run"})
+    assert result.run.run_id == "my-run"
+    again = run_sync(read_manifest(store, "my-run"))
+    assert again.run.steps[-1].assets[0].sha256
