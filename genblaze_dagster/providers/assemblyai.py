@@ -162,10 +162,7 @@ class AssemblyAIProvider(VendorProvider):
         if request.model != DEFAULT_MODEL:
             body["speech_models"] = [model.strip() for model in request.model.split(",")]
         created = await self.api.document("POST", "/v2/transcript", request_of=request, json=body)
-        job_id = created.get("id")
-        if not isinstance(job_id, str):
-            raise self.no_output(request, "the answer holds no id")
-        return Submission(job_id=job_id)
+        return self.job_started(request, created)
 
     async def poll(self, job_id: str, request: GenerationRequest) -> JobStatus:
         """Ask for the transcript once."""

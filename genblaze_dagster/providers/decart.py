@@ -12,7 +12,7 @@ credit and moderation.
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from genblaze_dagster.core.enums import Modality
 from genblaze_dagster.errors import (
@@ -41,7 +41,12 @@ from genblaze_dagster.providers.protocol import (
 )
 from genblaze_dagster.providers.vendor import inputs
 from genblaze_dagster.providers.vendor.api import Vendor
-from genblaze_dagster.providers.vendor.errors import ErrorRules, Refusal, kind_of_text
+from genblaze_dagster.providers.vendor.errors import (
+    ErrorRules,
+    Refusal,
+    first_problem,
+    kind_of_text,
+)
 from genblaze_dagster.providers.vendor.provider import VendorProvider
 from genblaze_dagster.providers.vendor.traits import InputForm, Traits
 
@@ -109,10 +114,8 @@ IMAGE_FAMILIES = (
 
 def _read_error(status: int, body: Any) -> Refusal:
     detail = body.get("detail") if isinstance(body, dict) else None
-    if isinstance(detail, list) and detail and isinstance(detail[0], dict):
-        first = cast(dict[str, Any], detail[0])
-        where = ".".join(map(str, first.get("loc") or ()))
-        return Refusal(f"{where}: {first.get('msg')}", code=first.get("type"), param=where or None)
+    if (problem := first_problem(detail)) is not None:
+        return problem
     text = detail if isinstance(detail, str) else None
     if status in (400, 422):
         return Refusal(text, kind=kind_of_text(text, _WORDS))
@@ -212,10 +215,7 @@ class DecartVideoProvider(_DecartProvider):
                     http_status=404,
                 ) from exc
             raise
-        job_id = created.get("job_id")
-        if not isinstance(job_id, str):
-            raise self.no_output(request, "the answer holds no job id")
-        return Submission(job_id=job_id)
+        return self.job_started(request, created, "job_id")
 
     async def poll(self, job_id: str, request: GenerationRequest) -> JobStatus:
         """Ask for the job once."""

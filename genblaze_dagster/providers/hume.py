@@ -34,7 +34,12 @@ from genblaze_dagster.providers.param_schemas import (
 )
 from genblaze_dagster.providers.protocol import GenerationRequest, Output, Result, Submission
 from genblaze_dagster.providers.vendor.api import Vendor
-from genblaze_dagster.providers.vendor.errors import ErrorRules, Refusal, kind_of_text
+from genblaze_dagster.providers.vendor.errors import (
+    ErrorRules,
+    Refusal,
+    first_problem,
+    kind_of_text,
+)
 from genblaze_dagster.providers.vendor.provider import VendorProvider
 from genblaze_dagster.providers.vendor.traits import Traits
 
@@ -88,10 +93,8 @@ def _read_error(status: int, body: Any) -> Refusal:
         return Refusal()
     fields = cast(dict[str, Any], body)
     detail = fields.get("detail")
-    if isinstance(detail, list) and detail and isinstance(detail[0], dict):
-        first = cast(dict[str, Any], detail[0])
-        where = ".".join(map(str, first.get("loc") or ()))
-        return Refusal(f"{where}: {first.get('msg')}", code=first.get("type"), param=where or None)
+    if (problem := first_problem(detail)) is not None:
+        return problem
     code, text = fields.get("code"), fields.get("message") or fields.get("error")
     text = text if isinstance(text, str) else None
     if code in _BILLING_CODES:

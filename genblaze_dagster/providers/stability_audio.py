@@ -186,10 +186,7 @@ class StabilityAudioProvider(VendorProvider):
             seconds=request.timeout,
         )
         if is_async:
-            job_id = _json(answer).get("id")
-            if not isinstance(job_id, str):
-                raise self.no_output(request, "the answer holds no job id")
-            return Submission(job_id=job_id)
+            return self.job_started(request, _json(answer))
         return Submission(result=self._result(request, answer))
 
     async def poll(self, job_id: str, request: GenerationRequest) -> JobStatus:

@@ -8,7 +8,12 @@ import httpx
 import pytest
 
 from genblaze_dagster.core.enums import Modality
-from genblaze_dagster.errors import AuthError, InvalidRequestError, ProviderTimeoutError
+from genblaze_dagster.errors import (
+    AuthError,
+    InvalidRequestError,
+    OutputError,
+    ProviderTimeoutError,
+)
 from genblaze_dagster.providers.protocol import GenerationRequest, InputMedia
 from genblaze_dagster.providers.runway import RunwayProvider
 from tests.support.vendor import called, check_expected, replayed
@@ -193,3 +198,13 @@ def test_an_upload_that_fails_is_no_lost_submit(vectors: Path) -> None:
     driven = replayed(broken, make, request, same_requests=False)
     assert driven.error is not None
     assert driven.error.sent is False
+
+
+def test_an_accepted_task_without_an_id_is_ambiguous(vectors: Path) -> None:
+    """The task may run and cannot be found, so nothing may be sent again by itself."""
+    scenario = load(vectors, "t2v_gen4_5_success")
+    nameless = {"status": 200, "json": {"estimatedCost": {"credits": 60}}}
+    broken = replace(scenario, exchanges=[{**scenario.exchanges[0], "response": nameless}])
+    driven = replayed(broken, make, request_of(scenario.exchanges[0]))
+    assert isinstance(driven.error, OutputError)
+    assert driven.error.sent is None

@@ -23,7 +23,7 @@ from genblaze_dagster.net.client import HttpAnswer
 from genblaze_dagster.providers.param_schemas import ParamSchema, StringSchema
 from genblaze_dagster.providers.protocol import GenerationRequest, Output, Result
 from genblaze_dagster.providers.vendor.api import Vendor
-from genblaze_dagster.providers.vendor.errors import ErrorKind, ErrorRules, Refusal
+from genblaze_dagster.providers.vendor.errors import ErrorKind, ErrorRules, Refusal, first_problem
 from genblaze_dagster.providers.vendor.provider import DEFAULT_MODEL, VendorProvider
 
 _FORMATS = {
@@ -70,10 +70,8 @@ def native_format(value: Any) -> Any:
 
 def _read_error(status: int, body: Any) -> Refusal:
     detail = body.get("detail") if isinstance(body, dict) else None
-    if isinstance(detail, list) and detail and isinstance(detail[0], dict):
-        first = cast(dict[str, Any], detail[0])
-        where = ".".join(map(str, first.get("loc") or ()))
-        return Refusal(f"{where}: {first.get('msg')}", code=first.get("type"), param=where or None)
+    if (problem := first_problem(detail)) is not None:
+        return problem
     if not isinstance(detail, dict):
         return Refusal(detail if isinstance(detail, str) else None)
     fields = cast(dict[str, Any], detail)

@@ -39,7 +39,13 @@ from genblaze_dagster.providers.protocol import (
 )
 from genblaze_dagster.providers.vendor import inputs
 from genblaze_dagster.providers.vendor.api import Api, Vendor
-from genblaze_dagster.providers.vendor.errors import ErrorKind, ErrorRules, Refusal, kind_of_text
+from genblaze_dagster.providers.vendor.errors import (
+    ErrorKind,
+    ErrorRules,
+    Refusal,
+    first_problem,
+    kind_of_text,
+)
 from genblaze_dagster.providers.vendor.provider import VendorProvider
 from genblaze_dagster.providers.vendor.traits import InputForm, Traits
 
@@ -73,10 +79,8 @@ _STATUS_IN_TEXT = re.compile(r"\s*(\d{3})\s*:")
 
 def _read_error(status: int, body: Any) -> Refusal:
     detail = body.get("detail") if isinstance(body, dict) else None
-    if isinstance(detail, list) and detail and isinstance(detail[0], dict):
-        first = cast(dict[str, Any], detail[0])
-        where = ".".join(map(str, first.get("loc") or ()))
-        return Refusal(f"{where}: {first.get('msg')}", code=first.get("type"), param=where or None)
+    if (problem := first_problem(detail)) is not None:
+        return problem
     text = detail if isinstance(detail, str) else None
     return Refusal(text, kind=kind_of_text(text, _WORDS) if status in (400, 422) else None)
 
@@ -161,10 +165,7 @@ class LumaProvider(VendorProvider):
             kind = "video" if request.modality is Modality.VIDEO else "image"
             path, body = f"/generations/{kind}", self._body(request)
         created = await self._api_of(request).document("POST", path, request_of=request, json=body)
-        job_id = created.get("id")
-        if not isinstance(job_id, str):
-            raise self.no_output(request, "the answer holds no id")
-        return Submission(job_id=job_id)
+        return self.job_started(request, created)
 
     async def poll(self, job_id: str, request: GenerationRequest) -> JobStatus:
         """Ask for the generation once."""

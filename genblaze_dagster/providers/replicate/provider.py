@@ -131,12 +131,10 @@ class ReplicateProvider(VendorProvider):
             headers=self._preferences(),
             seconds=120.0,
         )
-        job_id = prediction.get("id")
-        if not isinstance(job_id, str):
-            raise self.no_output(request, "the answer holds no id")
+        started = self.job_started(request, prediction)
         if prediction.get("output") and prediction.get("status") == "succeeded":
-            self.remember(job_id, prediction)
-        return Submission(job_id=job_id)
+            self.remember(str(started.job_id), prediction)
+        return started
 
     async def poll(self, job_id: str, request: GenerationRequest) -> JobStatus:
         """Ask for the prediction once."""

@@ -136,10 +136,7 @@ class RunwayProvider(VendorProvider):
             media = await self._media(request, endpoint)
         body = {"model": self.model_of(request), **self.payload(request), **media}
         created = await self.api.document("POST", f"/v1/{endpoint}", request_of=request, json=body)
-        task_id = created.get("id")
-        if not isinstance(task_id, str):
-            raise self.no_output(request, "the answer holds no task id")
-        return Submission(job_id=task_id)
+        return self.job_started(request, created)
 
     async def poll(self, job_id: str, request: GenerationRequest) -> JobStatus:
         """Ask for the task once."""

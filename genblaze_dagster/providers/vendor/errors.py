@@ -7,7 +7,7 @@ HTTP status does. Words of a message decide only where a vendor has nothing else
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from genblaze_dagster.errors import (
     AuthError,
@@ -186,6 +186,18 @@ def quoted(text: str, request: GenerationRequest | None, *, key: str = "") -> st
         if prompt and len(prompt) > _MAX_PROMPT_QUOTE:
             text = text.replace(prompt, "[prompt]")
     return redact(text, max_chars=_MAX_VENDOR_TEXT)
+
+
+def first_problem(detail: object) -> Refusal | None:
+    """Read the list of problems that FastAPI answers a bad request with; None when it is none.
+
+    Each item is `{"loc": [...], "msg": ..., "type": ...}`.
+    """
+    if not isinstance(detail, list) or not detail or not isinstance(detail[0], dict):
+        return None
+    first = cast(dict[str, Any], detail[0])
+    where = ".".join(map(str, first.get("loc") or ()))
+    return Refusal(f"{where}: {first.get('msg')}", code=first.get("type"), param=where or None)
 
 
 @contextmanager

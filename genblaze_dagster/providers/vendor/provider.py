@@ -27,6 +27,7 @@ from genblaze_dagster.providers.protocol import (
     Output,
     RateLimit,
     Result,
+    Submission,
 )
 from genblaze_dagster.providers.validation import (
     DiscoveryResult,
@@ -260,6 +261,22 @@ class VendorProvider:
             provider=self.name,
             model=request.model,
         )
+
+    def job_started(
+        self, request: GenerationRequest, created: Mapping[str, Any], member: str = "id"
+    ) -> Submission:
+        """Return the submission of a job whose id is that member of the answer.
+
+        Raises:
+            OutputError: the answer holds none; the job may exist all the same.
+        """
+        job_id = created.get(member)
+        if not isinstance(job_id, str) or not job_id:
+            lost = self.no_output(request, f"the answer holds no {member}")
+            # Accepted, as it seems, and out of reach: sending again could pay for a second job.
+            lost.sent = None
+            raise lost
+        return Submission(job_id=job_id)
 
     def failed(
         self, request: GenerationRequest, refusal: Refusal, *, state: JobState = JobState.FAILED
