@@ -212,10 +212,9 @@ class FalProvider(VendorProvider):
             params=webhook or None,
             headers=self._submit_headers,
         )
-        job_id = job_id_of(json_object(answer, self.name, request), model)
-        if job_id is None:
-            raise self.no_output(request, "the answer holds no request id")
-        return Submission(job_id=job_id)
+        return self.job_started(
+            request, {"id": job_id_of(json_object(answer, self.name, request), model)}
+        )
 
     async def poll(self, job_id: str, request: GenerationRequest) -> JobStatus:
         """Ask for the job once; of one that is over, also for its result, which may be an error."""

@@ -15,6 +15,7 @@ sent, so nothing can be cancelled.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -104,12 +105,10 @@ class _GMICloudProvider(VendorProvider):
             json={"model": self.model_of(request), "payload": await self._body(request)},
             seconds=request.timeout,
         )
-        job_id = record.get("request_id")
-        if not isinstance(job_id, str) or not job_id:
-            raise self.no_output(request, "the answer holds no request_id")
+        started = self.job_started(request, record, "request_id")
         if record.get("status") == "success" and urls_of(record, self.makes):
-            return Submission(job_id=job_id, result=self._result(record, request))
-        return Submission(job_id=job_id)
+            return replace(started, result=self._result(record, request))
+        return started
 
     async def poll(self, job_id: str, request: GenerationRequest) -> JobStatus:
         """Ask for the request once."""

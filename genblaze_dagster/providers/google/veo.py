@@ -97,10 +97,7 @@ class VeoProvider(GoogleProvider):
         """
         body = prediction(self.payload(request), await self._media(request))
         operation = await self.ask(request, body, seconds=_SUBMIT_SECONDS)
-        name = operation.get("name")
-        if not isinstance(name, str) or not name:
-            raise self.no_output(request, "the answer holds no operation")
-        return Submission(job_id=name)
+        return self.job_started(request, operation, "name")
 
     async def poll(self, job_id: str, request: GenerationRequest) -> JobStatus:
         """Ask for the operation once."""

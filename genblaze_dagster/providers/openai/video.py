@@ -117,10 +117,7 @@ class SoraProvider(OpenAIProvider):
         video = await self.api.document(
             "POST", path, request_of=request, seconds=request.timeout, **body
         )
-        job_id = video.get("id")
-        if not isinstance(job_id, str):
-            raise self.no_output(request, "the answer holds no video id")
-        return Submission(job_id=job_id)
+        return self.job_started(request, video)
 
     async def poll(self, job_id: str, request: GenerationRequest) -> JobStatus:
         """Ask for the job once."""
