@@ -208,3 +208,20 @@ def test_an_accepted_task_without_an_id_is_ambiguous(vectors: Path) -> None:
     driven = replayed(broken, make, request_of(scenario.exchanges[0]))
     assert isinstance(driven.error, OutputError)
     assert driven.error.sent is None
+
+
+def test_a_web_page_for_an_answer_neither_ends_a_job_nor_starts_another(vectors: Path) -> None:
+    """A poll goes on after it, and a submit that got one may have been accepted."""
+    scenario = load(vectors, "poll_502_then_success")
+    page = {"status": 200, "body_text": "<html>busy</html>"}
+    odd = [
+        {**exchange, "response": page} if exchange["response"]["status"] == 502 else exchange
+        for exchange in scenario.exchanges
+    ]
+    driven = replayed(replace(scenario, exchanges=odd), make, request_of(scenario.exchanges[0]))
+    assert driven.error is None
+    assert driven.result is not None
+    first = replace(scenario, exchanges=[{**scenario.exchanges[0], "response": page}])
+    lost = replayed(first, make, request_of(scenario.exchanges[0]))
+    assert lost.error is not None
+    assert lost.error.sent is None

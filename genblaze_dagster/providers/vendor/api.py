@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from genblaze_dagster.errors import AuthError, InvalidRequestError, OutputError
+from genblaze_dagster.errors import AuthError, InvalidRequestError, ProviderUnavailableError
 from genblaze_dagster.net.client import (
     FilePart,
     HttpAnswer,
@@ -231,7 +231,7 @@ class Api:
         """Make one call and return the JSON object it answers with; see `call`.
 
         Raises:
-            OutputError: the answer is no JSON object. What was asked for may have been billed.
+            ProviderUnavailableError: the answer is no JSON object; see `json_object`.
         """
         answer = await self.call(method, url, request_of=request_of, **options)
         return json_object(answer, self.vendor.name, request_of)
@@ -259,7 +259,8 @@ def json_object(
     """Return the JSON object of an answer.
 
     Raises:
-        OutputError: it is none.
+        ProviderUnavailableError: it is none, but a proxy's page, say. Nothing is known then: a job
+            that was polled goes on, and a submit may have been accepted (`sent` is None).
     """
     try:
         body = answer.json()
@@ -267,12 +268,13 @@ def json_object(
         body = None
     if not isinstance(body, dict):
         model = f" {request_of.model}" if request_of is not None else ""
-        raise OutputError(
+        raise ProviderUnavailableError(
             f"{vendor}{model}: the answer is no JSON object (HTTP {answer.status}); what was asked "
             "for may have been billed",
             provider=vendor,
             model=request_of.model if request_of is not None else None,
             http_status=answer.status,
+            sent=None,
         )
     return cast(dict[str, Any], body)
 
