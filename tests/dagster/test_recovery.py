@@ -56,9 +56,9 @@ def test_re_execution_from_failure_asks_only_for_what_is_missing(world: World) -
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < deadline, "what the test waits for did not happen in 10 s"
+        assert time.monotonic() < deadline, "what the test waits for did not happen in 60 s"
         time.sleep(0.01)
 
 
@@ -66,8 +66,11 @@ def interrupt_when(condition: Callable[[], bool]) -> threading.Thread:
     """Interrupt this process, as a terminated run is, as soon as `condition` holds."""
 
     def wait_and_interrupt() -> None:
-        until(condition)
-        os.kill(os.getpid(), signal.SIGINT)
+        try:
+            until(condition)
+        finally:
+            # Whatever came of it: the run would wait for this for ever.
+            os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=wait_and_interrupt)
     thread.start()
