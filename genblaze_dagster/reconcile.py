@@ -311,9 +311,12 @@ def _oldest(
 ) -> list[tuple[datetime, _Place]]:
     """Return what changed first, all of the last moment: inputs come before what uses them."""
     wanted = sorted((one for one in changed if since is None or one[0] >= since), key=_by_time)
-    if limit is None or len(wanted) <= limit:
+    # What changed at `since` itself does not count: stores tell whole seconds, and so many may have
+    # changed in one that no page would ever get beyond it.
+    later = [one for one in wanted if since is None or one[0] > since]
+    if limit is None or len(later) <= limit:
         return wanted
-    last = wanted[limit - 1][0]
+    last = later[limit - 1][0]
     return [one for one in wanted if one[0] <= last]
 
 
