@@ -1,7 +1,8 @@
 """The whole matrix: every layer, every point, many seeds; writes the table of docs/reliability.md.
 
 Only the rows of what was played are replaced. Ctrl-C begins nothing more, and waits for the end of
-what is under way; the scenarios that had ended by then are written.
+what is under way; the scenarios that had ended by then are written. With `--resume FILE` they are
+also kept in a file, and the same command plays what is left.
 """
 
 import argparse
@@ -9,22 +10,22 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 from tests.faults import dagster_layers, library
 from tests.faults.crashes import CRASHES
-from tests.faults.dagster_side import dagster_side
+from tests.faults.dagster_side import dagster_side, side_of
+from tests.faults.journal import Journal
 from tests.faults.scenarios import LAYERS, Outcome, Scenario, scenario
 from tests.faults.table import write
 from tests.faults.world import ROOT, Harness, harness
 
 PAGE = ROOT / "docs" / "reliability.md"
-# Most of a scenario is waiting; a Dagster run is mostly work.
-AT_ONCE = {library.LAYER: 8}
-_DAGSTER_AT_ONCE = 2
+# Most of a scenario is waiting: for a lease to end, for a vendor, for Dagster to notice.
+AT_ONCE = 8
 
 
 def points_of(layer: str) -> Sequence[str]:
@@ -45,15 +46,30 @@ def play(simulators: Harness, layer: str, wanted: Scenario) -> Outcome:
     return outcome
 
 
-def matrix(simulators: Harness, layer: str, seeds: int) -> Iterator[Outcome]:
-    """Play all scenarios of a layer, several at once; what has not begun at the end never does."""
+def stories_of(layer: str, seeds: int) -> Sequence[Scenario]:
+    """Return all scenarios of a layer."""
     points = points_of(layer)
-    stories = [
+    return [
         scenario(len(points) * seed + number, crash=crash)
         for seed in range(seeds)
         for number, crash in enumerate(points)
     ]
-    pool = ThreadPoolExecutor(AT_ONCE.get(layer, _DAGSTER_AT_ONCE))
+
+
+def matrix(simulators: Harness, layer: str, stories: Sequence[Scenario]) -> Iterator[Outcome]:
+    """Play scenarios of a layer, several at once; what has not begun at the end never does."""
+    if layer != dagster_layers.DAEMON:
+        yield from _at_once(simulators, layer, stories)
+        return
+    side = side_of(simulators.folder)
+    for first in range(0, len(stories), AT_ONCE):
+        cohort = stories[first : first + AT_ONCE]
+        with side.cohort(len(cohort)):
+            yield from _at_once(simulators, layer, cohort)
+
+
+def _at_once(simulators: Harness, layer: str, stories: Sequence[Scenario]) -> Iterator[Outcome]:
+    pool = ThreadPoolExecutor(AT_ONCE)
     try:
         running = [pool.submit(play, simulators, layer, story) for story in stories]
         for ended in as_completed(running):
@@ -62,26 +78,31 @@ def matrix(simulators: Harness, layer: str, seeds: int) -> Iterator[Outcome]:
         pool.shutdown(cancel_futures=True)
 
 
-def layers(folder: Path, wanted: Sequence[str], seeds: int) -> Generator[Outcome, None, None]:
+def layers(
+    folder: Path, wanted: Mapping[str, Sequence[Scenario]]
+) -> Generator[Outcome, None, None]:
     """Play layer after layer; everything that was started is ended in the end."""
     with ExitStack() as started:
         simulators = started.enter_context(harness(folder))
         if set(wanted) & set(dagster_layers.KINDS):
             started.enter_context(dagster_side(folder / "dagster"))
-        for layer in wanted:
+        for layer, stories in wanted.items():
             began, count = time.monotonic(), 0
-            for outcome in matrix(simulators, layer, seeds):
+            for outcome in matrix(simulators, layer, stories):
                 yield outcome
                 count += 1
             print(f"{layer}: {count} scenarios in {time.monotonic() - began:.0f} s", flush=True)
 
 
-def gather(played: Generator[Outcome, None, None], outcomes: list[Outcome]) -> bool:
+def gather(
+    played: Generator[Outcome, None, None], outcomes: list[Outcome], journal: Journal
+) -> bool:
     """Collect outcomes and tell what is wrong; False when somebody broke it off."""
     try:
         with closing(played):
             for outcome in played:
                 outcomes.append(outcome)
+                journal.add(outcome)
                 for problem in outcome.problems:
                     story = outcome.scenario.describe()
                     print(f"{outcome.layer}: {story}\n    {problem}", flush=True)
@@ -96,14 +117,22 @@ def main() -> int:
     asked.add_argument("--seeds", type=int, default=20, help="scenarios of each point")
     asked.add_argument("--layer", action="append", choices=LAYERS, help="only this one")
     asked.add_argument("--page", type=Path, default=PAGE, help="where the table stands")
+    asked.add_argument("--resume", type=Path, metavar="FILE", help="where outcomes are kept")
     options = asked.parse_args()
-    wanted = options.layer or list(LAYERS)
-    outcomes: list[Outcome] = []
+    journal = Journal(options.resume)
+    wanted = {layer: stories_of(layer, options.seeds) for layer in options.layer or LAYERS}
+    planned = sum(map(len, wanted.values()))
+    seeds = {(layer, one.seed) for layer, stories in wanted.items() for one in stories}
+    outcomes = [one for one in journal.good() if (one.layer, one.scenario.seed) in seeds]
+    played = {(one.layer, one.scenario.seed) for one in outcomes}
+    left = {
+        layer: [one for one in stories if (layer, one.seed) not in played]
+        for layer, stories in wanted.items()
+    }
     folder = Path(tempfile.mkdtemp(prefix="genblaze-faults-"))
-    is_whole = gather(layers(folder, wanted, options.seeds), outcomes)
+    is_whole = gather(layers(folder, left), outcomes, journal)
     write(options.page, outcomes)
     if not is_whole:
-        planned = sum(len(points_of(layer)) for layer in wanted) * options.seeds
         print(f"broken off after {len(outcomes)} of {planned} scenarios; these are on the page")
     wrong = sum(bool(outcome.problems) for outcome in outcomes)
     if wrong:

@@ -29,12 +29,12 @@ from genblaze_dagster.storage.refs import read_ref
 from tests.faults import dagster_location as location
 from tests.faults.crashes import CRASHES, VICTIM, Crash, look
 from tests.faults.dagster_side import (
+    Cohort,
     DagsterSide,
     DagsterWorld,
     kill_by_id,
     side_of,
     until,
-    until_over,
 )
 from tests.faults.invariants import check
 from tests.faults.library import (
@@ -49,7 +49,7 @@ from tests.faults.parking import Point
 from tests.faults.scenarios import LAYERS, STORE_FAULTS, VENDOR_FAULTS, Outcome, Scenario
 from tests.faults.simulator import Fault
 from tests.faults.world import Worker, World
-from tests.support.backfills import backfill_status
+from tests.support.backfills import backfill_status, cancel_backfill, retry_is_promised
 
 IN_PROCESS = "Dagster run in process"
 EXECUTOR = "multiprocess executor"
@@ -60,6 +60,8 @@ BEFORE_EVENT = "after index before the Dagster event"
 POINTS = (*CRASHES, BEFORE_EVENT)
 _REACH_SECONDS = 180.0
 _RUN_SECONDS = 180.0
+_HELD_SECONDS = 100.0
+_RETRY_SECONDS = 30.0
 _MOST_RUNS = 4
 _NO_RETRY = {"dagster/max_retries": "0"}
 _NEW_BACKFILL = "dagster/backfill"
@@ -86,10 +88,13 @@ class DagsterLayer(ABC):
     name: ClassVar[str]
     kills_daemons: ClassVar[bool] = False
 
-    def __init__(self, side: DagsterSide, world: DagsterWorld, scenario: Scenario) -> None:
+    def __init__(
+        self, side: DagsterSide, world: DagsterWorld, scenario: Scenario, cohort: Cohort
+    ) -> None:
         self.side = side
         self.world = world
         self.scenario = scenario
+        self.cohort = cohort
 
     @abstractmethod
     def home(self) -> Path:
@@ -139,8 +144,7 @@ class InProcess(DagsterLayer):
         return self.run_again()
 
     def run_again(self) -> bool:
-        with self.side.instance(self.home()) as instance:
-            latest = self.side.runs(instance, self.world)
+        latest = self.side.runs(self.side.instance(self.home()), self.world)
         if not latest or latest[0].status is not dg.DagsterRunStatus.FAILURE:
             return self.finish(self.side.start_run(self.world, self.job))
         again = self.side.start_run(self.world, self.job, parent=latest[0].run_id, tags=self.tags)
@@ -148,10 +152,10 @@ class InProcess(DagsterLayer):
 
     def mark_as_failed(self) -> None:
         """Do what Dagster's monitoring does about a run whose process is gone."""
-        with self.side.instance(self.home()) as instance:
-            for run in self.side.runs(instance, self.world):
-                if not run.is_finished:
-                    instance.report_run_failed(run)
+        instance = self.side.instance(self.home())
+        for run in self.side.runs(instance, self.world):
+            if not run.is_finished:
+                instance.report_run_failed(run)
 
     def finish(self, worker: Worker) -> bool:
         """Wait for a run; a run that does not end is killed and has failed."""
@@ -198,13 +202,11 @@ class RunWorker(DagsterLayer):
 
     def is_over(self) -> bool:
         """Whether the backfill has ended."""
-        with self.side.instance(self.home()) as instance:
-            return backfill_status(instance, self.backfill) is not None
+        return backfill_status(self.side.instance(self.home()), self.backfill) is not None
 
     def request(self, **options: Any) -> str:
         """Ask the daemon for a backfill."""
-        with self.side.instance(self.home()) as instance:
-            return self.side.request(instance, self.world, **options)
+        return self.side.request(self.side.instance(self.home()), self.world, **options)
 
     def kill(self) -> None:
         for pid in self.world.pids():
@@ -225,20 +227,40 @@ class RunWorker(DagsterLayer):
 
     def wait(self) -> bool:
         """Wait for the backfills of this world."""
-        with self.side.instance(self.home()) as instance:
-            ours = [
-                one.backfill_id
-                for one in instance.get_backfills()
-                if one.tags.items() >= self.world.tags.items()
-            ]
-            ended = [until_over(instance, one, _RUN_SECONDS) for one in ours]
-            # A run that is to be retried is followed by another.
-            until(
-                lambda: all(run.is_finished for run in self.side.runs(instance, self.world)),
-                "the end of all runs",
-                _RUN_SECONDS,
-            )
+        instance = self.side.instance(self.home())
+        ours = [
+            one.backfill_id
+            for one in instance.get_backfills()
+            if one.tags.items() >= self.world.tags.items()
+        ]
+        ended = [self._end_of(one) for one in ours]
+        # A run that is to be retried is followed by another.
+        until(
+            lambda: all(run.is_finished for run in self.side.runs(instance, self.world)),
+            "the end of all runs",
+            _RUN_SECONDS,
+        )
         return ended[0] == "COMPLETED_SUCCESS"
+
+    def _end_of(self, backfill: str) -> str:
+        """Wait for the end of a backfill and return its status.
+
+        Dagster's retry daemon that reads of a failure before the run's row says so never looks at
+        it again, and the backfill waits for ever for the retry it was promised. A person sees that,
+        cancels the backfill and executes what is left.
+        """
+        instance = self.side.instance(self.home())
+        promised_since: float | None = None
+
+        def status() -> str | None:
+            nonlocal promised_since
+            is_promised = retry_is_promised(self.side.runs(instance, self.world))
+            promised_since = (promised_since or time.monotonic()) if is_promised else None
+            if promised_since and time.monotonic() - promised_since > _RETRY_SECONDS:
+                cancel_backfill(instance, backfill)
+            return backfill_status(instance, backfill)
+
+        return until(status, f"backfill {backfill}", _RUN_SECONDS)
 
 
 class Daemon(RunWorker):
@@ -248,7 +270,7 @@ class Daemon(RunWorker):
     kills_daemons = True
 
     def kill(self) -> None:
-        self.side.kill_daemons()
+        self.cohort.together(self.side.kill_daemons)
         stopped = self.world.parked()
         if self.scenario.recovery != "again":
             super().kill()
@@ -257,7 +279,7 @@ class Daemon(RunWorker):
             kill_by_id(stopped)
 
     def recover(self) -> bool:
-        self.side.has_daemon()
+        self.cohort.together(self.side.start_daemon)
         return super().recover()
 
 
@@ -269,12 +291,15 @@ KINDS: Mapping[str, type[DagsterLayer]] = {
 def play(kind: type[DagsterLayer], scenario: Scenario, world: World, crash: Crash) -> Outcome:
     """Kill, recover and judge one scenario in one layer; nothing is killed a second time."""
     scenario = replace(scenario, second=None)
-    side = side_of(world)
+    side = side_of(world.folder.parent)
     home = side.daemon_home if issubclass(kind, RunWorker) else side.home
-    # Two at once would kill each other's daemon.
-    turn = side.killing if kind.kills_daemons else nullcontext()
-    with turn, side.adopt(world, home) as adopted:
-        return _play(kind(side, adopted, scenario), crash)
+    cohort = nullcontext(Cohort(1))
+    if kind.kills_daemons:
+        cohort = side.member_of_cohort()
+        # It has to hold out until the others of the cohort are as far.
+        world.change(answer_timeout=_HELD_SECONDS)
+    with cohort as cohort, side.adopt(world, home) as adopted:
+        return _play(kind(side, adopted, scenario, cohort), crash)
 
 
 def _play(layer: DagsterLayer, crash: Crash) -> Outcome:
@@ -301,7 +326,7 @@ def _play(layer: DagsterLayer, crash: Crash) -> Outcome:
     is_done = layer.recover()
     world.quiet()
     for _ in range(_MOST_RUNS):
-        if is_done or (resolve_as_a_person(world) == 0 and not not_stored(world)):
+        if is_done or not (resolve_as_a_person(world) or not_stored(world) or not_settled(world)):
             break
         adopted.leases_end()
         is_done = layer.run_again()
@@ -309,9 +334,9 @@ def _play(layer: DagsterLayer, crash: Crash) -> Outcome:
     problems += [f"not settled: {what}" for what in not_settled(world)]
     problems += not_stored(world)
     problems += paid_again(world, seen.rows)
-    with layer.side.instance(layer.home()) as instance:
-        problems += _events(instance, adopted)
-        world.scanned += layer.side.traces(instance, adopted)
+    instance = layer.side.instance(layer.home())
+    problems += _events(instance, adopted)
+    world.scanned += layer.side.traces(instance, adopted)
     verdict = check(world)
     return Outcome(
         scenario=scenario,

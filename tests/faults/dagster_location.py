@@ -41,6 +41,7 @@ PIDS_FOLDER = "pids"
 REQUEST_FILE = "request.json"
 BEFORE_EVENT = "before-event"
 
+PRELOAD = ("tests.faults.dagster_location", "alembic.script", "dagster._core.storage.sql")
 SLOTS_OF_A_KIND = 8
 PER_RUN = 2
 TABLE = PromptTable.from_rows([{"key": f"p{n}", "subject": f"p{n}"} for n in range(8)])
@@ -161,7 +162,7 @@ def assets() -> Sequence[dg.AssetsDefinition]:
             prompt=PRIVATE_PROMPT if private else PROMPT,
             prompt_visibility=PromptVisibility.PRIVATE if private else PromptVisibility.PUBLIC,
             retry=RETRY,
-            timeout=60,
+            timeout=150,
         )
         .to_assets(
             partitions=TABLE,
@@ -191,9 +192,8 @@ def asked(_context: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest]:
 
 @lru_cache
 def _definitions() -> dg.Definitions:
-    preload = ["tests.faults.dagster_location", "alembic.script", "dagster._core.storage.sql"]
     apart = dg.multiprocess_executor.configured(
-        {"start_method": {"forkserver": {"preload_modules": preload}}}
+        {"start_method": {"forkserver": {"preload_modules": [*PRELOAD]}}}
     )
     return dg.Definitions(
         assets=assets(),

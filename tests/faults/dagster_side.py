@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,16 +21,18 @@ from tests.faults import dagster_location as location
 from tests.faults.order import STEP, Park
 from tests.faults.world import ROOT, Nursery, Worker, World, process
 from tests.support.backfills import backfill_status, request_backfill
+from tests.support.code_server import answers
 
 IN_TIME = 180.0
 _LOOK = 0.1
 _EVENTS = "events"
+_WORLDS = "orders"
 _DAGSTER_YAML = """
 telemetry: {{enabled: false}}
 run_coordinator:
   module: dagster._core.run_coordinator
   class: QueuedRunCoordinator
-  config: {{dequeue_interval_seconds: 1, max_concurrent_runs: 3}}
+  config: {{dequeue_interval_seconds: 1, max_concurrent_runs: 8}}
 run_retries: {{enabled: true, max_retries: 2, retry_on_asset_or_op_failure: false}}
 run_monitoring: {{enabled: true, poll_interval_seconds: 2}}
 event_log_storage:
@@ -130,21 +133,61 @@ class DagsterWorld:
         return partition_range_tags(self.keys[0], self.keys[-1])
 
 
-class DagsterSide:
-    """Instances, nursery and daemons of one harness; its worlds share them.
+class Cohort:
+    """Worlds that do something together, when each of them is as far."""
 
-    Whoever is about to kill the daemons holds `killing` until they are needed no more.
+    def __init__(self, size: int) -> None:
+        self._expected = size
+        self._waiting = 0
+        self._turn = 0
+        self._changed = threading.Condition()
+
+    def together(self, act: Callable[[], object]) -> None:
+        """Wait for all others; the last to come acts for all of them.
+
+        Raises:
+            AssertionError: the others did not come.
+        """
+        with self._changed:
+            turn = self._turn
+            self._waiting += 1
+            self._go_if_complete(act)
+            # Longer than any world takes to give up its point.
+            if not self._changed.wait_for(lambda: self._turn != turn, 3 * IN_TIME):
+                raise AssertionError("the other worlds of a cohort did not get as far")
+
+    def leave(self) -> None:
+        """Be waited for no more."""
+        with self._changed:
+            self._expected -= 1
+            self._go_if_complete(lambda: None)
+
+    def _go_if_complete(self, act: Callable[[], object]) -> None:
+        if self._waiting and self._waiting == self._expected:
+            act()
+            self._waiting = 0
+            self._turn += 1
+            self._changed.notify_all()
+
+
+class DagsterSide:
+    """Instances, nursery, code server and daemons of one harness; its worlds share them.
+
+    Daemons are killed by one world at a time, or by the worlds of a cohort together.
     """
 
     def __init__(self, folder: Path, nursery: subprocess.Popen[bytes]) -> None:
         self.folder = folder
-        self.worlds = folder / "orders"
+        self.worlds = folder / _WORLDS
         self._nursery = Nursery(nursery)
         self._nursery_group = nursery.pid
         self._free = list(range(location.SLOTS_OF_A_KIND))
+        self._code_server: subprocess.Popen[bytes] | None = None
         self._daemons: list[subprocess.Popen[bytes]] = []
         self._starting = threading.Lock()
-        self.killing = threading.Lock()
+        self._instances: dict[Path, dg.DagsterInstance] = {}
+        self._killing = threading.Lock()
+        self._cohort: Cohort | None = None
         self.home = self._new_home("runs")
         self.daemon_home = self._new_home("daemon")
 
@@ -152,9 +195,9 @@ class DagsterSide:
         home = self.folder / f"home-{name}"
         home.mkdir()
         (home / "dagster.yaml").write_text(_DAGSTER_YAML.format(base_dir=home / _EVENTS))
+        self._instances[home] = dg.DagsterInstance.from_config(str(home))
         # Two processes that make the databases of an instance at once spoil them.
-        with self.instance(home) as instance:
-            assert instance.get_runs() == []
+        assert self._instances[home].get_runs() == []
         return home
 
     @contextmanager
@@ -164,11 +207,34 @@ class DagsterSide:
         name = location.pipeline_name(slot, world.order.model, world.order.private)
         key = dg.AssetKey([name, STEP])
         try:
-            with self.instance(home) as instance:
-                instance.wipe_assets([key])
+            self.instance(home).wipe_assets([key])
             yield DagsterWorld(world, self.worlds / world.name, key)
         finally:
             self._free.append(slot)
+
+    @contextmanager
+    def cohort(self, size: int) -> Iterator[None]:
+        """Let the next worlds that kill the daemons do it together; there are `size` of them."""
+        with self._killing:
+            self._cohort = Cohort(size)
+            try:
+                yield
+            finally:
+                self._cohort = None
+
+    @contextmanager
+    def member_of_cohort(self) -> Iterator[Cohort]:
+        """Join the cohort that there is, or be one alone."""
+        cohort = self._cohort
+        if cohort is None:
+            # Two at once would kill each other's daemon.
+            with self._killing:
+                yield Cohort(1)
+            return
+        try:
+            yield cohort
+        finally:
+            cohort.leave()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -180,11 +246,9 @@ class DagsterSide:
             "PYTHONPATH": str(ROOT),
         }
 
-    @contextmanager
-    def instance(self, home: Path) -> Iterator[dg.DagsterInstance]:
-        """Open an instance, as a server would."""
-        with dg.DagsterInstance.from_config(str(home)) as instance:
-            yield instance
+    def instance(self, home: Path) -> dg.DagsterInstance:
+        """Return the instance of a home; all threads share it, as a server's do."""
+        return self._instances[home]
 
     def start_run(
         self,
@@ -235,13 +299,35 @@ class DagsterSide:
                 self.start_daemon()
 
     def start_daemon(self) -> subprocess.Popen[bytes]:
-        """Start another daemon, with a code server of its own."""
-        with (self.folder / f"daemon-{len(self._daemons)}.log").open("wb") as log:
-            daemon = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "tests.support.daemon_process", "run"),
-                    *("-m", "tests.faults.dagster_location", "-a", "defs", "-d", str(ROOT)),
-                ],
+        """Start another daemon; all of them have one code server."""
+        if self._code_server is None:
+            self._code_server = self._start_code_server()
+        daemon = self._start(
+            f"daemon-{len(self._daemons)}",
+            *("tests.support.daemon_process", "run", "--grpc-socket", self._socket),
+        )
+        self._daemons.append(daemon)
+        return daemon
+
+    @property
+    def _socket(self) -> str:
+        # The path of a socket is at most some hundred characters long, that of the folder is not.
+        return str(Path(tempfile.gettempdir(), f"genblaze-{self._nursery_group}.sock"))
+
+    def _start_code_server(self) -> subprocess.Popen[bytes]:
+        server = self._start(
+            "code-server",
+            *("tests.support.code_server", "tests.faults.dagster_location"),
+            *("--attribute", "defs", "--working-directory", str(ROOT), "--socket", self._socket),
+        )
+        until(lambda: server.poll() is not None or answers(self._socket), "a code server")
+        assert server.poll() is None, "the code server ended"
+        return server
+
+    def _start(self, name: str, module: str, *arguments: str) -> subprocess.Popen[bytes]:
+        with (self.folder / f"{name}.log").open("wb") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
                 env={**os.environ, **self.environment, "DAGSTER_HOME": str(self.daemon_home)},
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
@@ -249,11 +335,9 @@ class DagsterSide:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._daemons.append(daemon)
-        return daemon
 
     def kill_daemons(self) -> None:
-        """Kill -9 the daemons alone; their code servers and the runs live on."""
+        """Kill -9 the daemons alone; the code server and the runs live on."""
         with self._starting:
             for daemon in self._daemons:
                 if daemon.poll() is None:
@@ -262,12 +346,16 @@ class DagsterSide:
 
     def close(self) -> None:
         """End the daemons, the nursery and everything they have started."""
-        # A group lives on without its leader: code servers, runs and their steps are in it.
-        for group in (self._nursery_group, *(daemon.pid for daemon in self._daemons)):
+        started = [*self._daemons, *([self._code_server] if self._code_server else [])]
+        # A group lives on without its leader: runs and their steps are in it.
+        for group in (self._nursery_group, *(one.pid for one in started)):
             with suppress(ProcessLookupError):
                 os.killpg(group, signal.SIGKILL)
-        for daemon in self._daemons:
-            daemon.wait(timeout=15)
+        for one in started:
+            one.wait(timeout=15)
+        for instance in self._instances.values():
+            instance.dispose()
+        Path(self._socket).unlink(missing_ok=True)
 
     def traces(self, instance: dg.DagsterInstance, world: DagsterWorld) -> list[Path]:
         """Return the files that hold what Dagster has recorded of a world's runs."""
@@ -284,9 +372,9 @@ def until_over(instance: dg.DagsterInstance, backfill_id: str, seconds: float = 
 _sides: dict[Path, DagsterSide] = {}
 
 
-def side_of(world: World) -> DagsterSide:
-    """Return the Dagster side that runs beside a world's harness."""
-    return _sides[world.folder.parent]
+def side_of(folder: Path) -> DagsterSide:
+    """Return the Dagster side that runs beside the harness of a folder."""
+    return _sides[folder]
 
 
 @contextmanager
@@ -297,7 +385,11 @@ def dagster_side(folder: Path) -> Iterator[DagsterSide]:
     """
     folder.mkdir()
     with ExitStack() as started:
-        nursery = started.enter_context(process(folder, "tests.faults.dagster_worker"))
+        # Inherited by what serves the runs' steps.
+        roots = {location.ROOT_VARIABLE: str(folder / _WORLDS)}
+        nursery = started.enter_context(
+            process(folder, "tests.faults.dagster_worker", environment=roots)
+        )
         side = DagsterSide(folder, nursery)
         started.callback(side.close)
         _sides[folder.parent] = side

@@ -8,8 +8,10 @@ again.
 """
 
 import json
+import multiprocessing
 import os
 from collections.abc import Callable
+from multiprocessing import forkserver
 
 import dagster as dg
 
@@ -18,6 +20,17 @@ from tests.faults import worker
 from tests.faults.order import Order
 
 JOBS = {location.IN_PROCESS: location.in_process, location.APART: location.apart}
+
+
+def share_step_server() -> None:
+    """Start the process that steps are forked from, for all runs that will be forked from this one.
+
+    Each run would start one of its own, which imports for seconds.
+    """
+    multiprocessing.set_forkserver_preload([*location.PRELOAD])
+    forkserver.ensure_running()
+    # Only its parent can ask whether it runs. It does.
+    forkserver._forkserver.ensure_running = lambda: None
 
 
 def run(order: Order, tell: Callable[[str], None]) -> int:
@@ -46,4 +59,5 @@ if __name__ == "__main__":
     with dg.DagsterInstance.local_temp():
         pass
 
+    share_step_server()
     worker.Nursery(run).serve()

@@ -105,7 +105,7 @@ def recover_all(world: World, scenario: Scenario) -> int:
             break
         now = resolve_as_a_person(world)
         decided += now
-        if not (now or not_stored(world)):
+        if not (now or not_stored(world) or not_settled(world)):
             break
     return decided
 

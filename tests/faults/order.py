@@ -33,7 +33,7 @@ class Park:
 class Order:
     """Everything a worker needs: where the world is, and what is to be made in it.
 
-    Times are seconds, prices USD. `machine` is the host name the worker believes to be on.
+    Times are seconds, prices USD; `answer_timeout` is that of one request. `machine` is the host name the worker believes to be on.
     """
 
     vendor_url: str
@@ -56,6 +56,7 @@ class Order:
     max_retries: int = 0
     lease_seconds: float = 1.0
     timeout: float = 20.0
+    answer_timeout: float = 5.0
     budget_usd: float | None = None
     on_ambiguous: str = "hold"
     machine: str | None = None

@@ -60,13 +60,20 @@ class SimulatedVendor:
     version = "1"
 
     def __init__(
-        self, url: str, *, api_key: str, price: float | None, deduplicates: bool = False
+        self,
+        url: str,
+        *,
+        api_key: str,
+        price: float | None,
+        deduplicates: bool = False,
+        answer_timeout: float = 5.0,
     ) -> None:
         self._url = url.rstrip("/")
         self._account_path = self._url.rpartition("/")[2]
         self._api_key = api_key
         self._price = price
         self.deduplicates = deduplicates
+        self._answer_timeout = answer_timeout
 
     def validate(self, request: GenerationRequest) -> None:
         """Refuse what is no image."""
@@ -138,7 +145,7 @@ class SimulatedVendor:
             provider=NAME,
             headers=headers,
             json=json,
-            timeouts=Timeouts(connect=5.0, read=5.0, write=5.0, pool=30.0),
+            timeouts=Timeouts(connect=5.0, read=self._answer_timeout, write=5.0, pool=30.0),
         )
         if answer.status >= 300:
             raise _error(answer, is_submit=key is not None)

@@ -68,12 +68,12 @@ class Asked:
 
 @pytest.fixture(scope="module")
 def asked(request: pytest.FixtureRequest, simulators: Harness) -> Iterator[Asked]:
-    """Two daemons with a code server each, and everything they have to launch."""
+    """Two daemons, and everything they have to launch."""
     with (
         dagster_side(simulators.folder / "daemons") as side,
-        side.instance(side.daemon_home) as instance,
         ExitStack() as adopted,
     ):
+        instance = side.instance(side.daemon_home)
         asked = Asked(side, instance, {}, {})
 
         def world(name: str, **settings: Any) -> DagsterWorld:

@@ -1,10 +1,13 @@
 """The page keeps what earlier runs of the matrix have found."""
 
 from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
 
 from tests.faults import dagster_layers, library
 from tests.faults.__main__ import gather
 from tests.faults.invariants import Verdict
+from tests.faults.journal import Journal
 from tests.faults.scenarios import Outcome, scenario
 from tests.faults.table import BEGIN, END, merged, rows_of
 
@@ -52,5 +55,15 @@ def test_what_was_played_before_it_was_broken_off_counts() -> None:
             ended.append(True)
 
     outcomes: list[Outcome] = []
-    assert gather(played(), outcomes) is False
+    assert gather(played(), outcomes, Journal(None)) is False
     assert (len(outcomes), ended) == (1, [True])
+
+
+def test_what_was_good_is_not_played_again(tmp_path: Path) -> None:
+    """Outcomes come back as they were written; a wrong one is left for the next run."""
+    journal = Journal(tmp_path / "outcomes.jsonl")
+    assert list(journal.good()) == []
+    good = [outcome(library.LAYER, seconds=1.5), outcome(dagster_layers.DAEMON)]
+    for one in (*good, replace(good[0], problems=("lost",))):
+        journal.add(one)
+    assert list(Journal(tmp_path / "outcomes.jsonl").good()) == good

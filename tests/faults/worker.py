@@ -19,6 +19,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,6 @@ KIB = 1024
 # Large begins early, so that small pictures go up in parts.
 STORE_OPTIONS = StoreOptions(
     connect_timeout=5,
-    read_timeout=5,
     max_retries=2,
     backoff=0.02,
     single_put_bytes=32 * KIB,
@@ -63,6 +63,7 @@ def provider_of(order: Order) -> SimulatedVendor:
         api_key=order.api_key,
         price=order.price,
         deduplicates=order.deduplicates,
+        answer_timeout=order.answer_timeout,
     )
 
 
@@ -74,7 +75,7 @@ def store_of(order: Order) -> MediaStore:
         region="us-east-1",
         access_key_id=order.access_key_id,
         secret_access_key=order.secret_access_key,
-        options=STORE_OPTIONS,
+        options=replace(STORE_OPTIONS, read_timeout=order.answer_timeout),
     )
 
 
@@ -221,7 +222,9 @@ class Nursery:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
-            self._tell(self._numbers.pop(pid), status=status)
+            # Others are what the workers have in common.
+            if pid in self._numbers:
+                self._tell(self._numbers.pop(pid), status=status)
 
     def _end(self) -> None:
         for pid in self._numbers:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -285,11 +285,14 @@ def harness(folder: Path) -> Iterator[Harness]:
 
 
 @contextmanager
-def process(folder: Path, module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+def process(
+    folder: Path, module: str, *arguments: str, environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a module that ends with its input; what it says goes to a log in the folder."""
     log = (folder / f"{module}.log").open("ab")
     running = subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
+        env={**os.environ, **(environment or {})},
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

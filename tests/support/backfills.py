@@ -5,7 +5,11 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
-from dagster._core.storage.tags import PARENT_BACKFILL_ID_TAG, ROOT_BACKFILL_ID_TAG
+from dagster._core.storage.tags import (
+    PARENT_BACKFILL_ID_TAG,
+    ROOT_BACKFILL_ID_TAG,
+    WILL_RETRY_TAG,
+)
 from dagster._time import get_current_timestamp
 
 from genblaze_dagster._compat import asset_graph
@@ -55,3 +59,21 @@ def backfill_status(instance: dg.DagsterInstance, backfill_id: str) -> str | Non
     found = instance.get_backfill(backfill_id)
     assert found is not None
     return found.status.value if found.status in _OVER else None
+
+
+def cancel_backfill(instance: dg.DagsterInstance, backfill_id: str) -> None:
+    """End a backfill whose runs are all over."""
+    found = instance.get_backfill(backfill_id)
+    assert found is not None
+    instance.update_backfill(found.with_status(BulkActionStatus.CANCELED))
+
+
+def retry_is_promised(runs: Sequence[dg.DagsterRun]) -> bool:
+    """Return whether all runs are over, and one was to be followed by a retry that is not there."""
+    followed = {run.parent_run_id for run in runs}
+    return all(run.is_finished for run in runs) and any(
+        run.status is dg.DagsterRunStatus.FAILURE
+        and run.tags.get(WILL_RETRY_TAG) == "true"
+        and run.run_id not in followed
+        for run in runs
+    )
