@@ -208,10 +208,16 @@ class _LoopLog(MaterializationLog):
     def _materialization(self, finished: Finished) -> dg.AssetMaterialization:
         event = super()._materialization(finished)
         report = self._reports()[finished.partition]
-        # The cost of the accepted run alone would hide what the others cost.
-        metadata = {name: value for name, value in event.metadata.items() if name != "cost_usd"}
-        if report.paid_usd is not None:
-            metadata["cost_usd"] = dg.MetadataValue.float(report.paid_usd)
+        # Those of the accepted run alone would hide what the others cost.
+        amounts = {
+            "cost_usd": report.paid_usd,
+            "estimated_cost_usd": report.estimated_usd,
+            "reserved_usd": report.reserved_usd,
+        }
+        metadata = {name: value for name, value in event.metadata.items() if name not in amounts}
+        for name, usd in amounts.items():
+            if usd is not None:
+                metadata[name] = dg.MetadataValue.float(float(usd))
         accepted = report.iterations[-1]
         if accepted.score is not None:
             metadata["score"] = dg.MetadataValue.float(accepted.score)

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 import dagster as dg
 from pydantic import Field
 
-from genblaze_dagster.errors import UnknownProviderError
+from genblaze_dagster.errors import ConfigError, UnknownProviderError
+from genblaze_dagster.net.callbacks import CallbackEndpoint
 from genblaze_dagster.providers.catalogue import VENDORS, vendor_of
 from genblaze_dagster.providers.protocol import Provider, RateLimit
 
@@ -107,13 +108,59 @@ class VendorResource(LimitedResource):
                 f"{', '.join(VENDORS[self.vendor])}"
             )
         module, _, attribute = where.partition(":")
-        return getattr(import_module(module), attribute)(**self.settings())
+        return getattr(import_module(module), attribute)(**self.settings_of(name))
+
+    def settings_of(self, name: str) -> dict[str, Any]:
+        """Return the arguments one of the vendor's providers is made with."""
+        return self.settings()
+
+
+class CalledBackResource(VendorResource):
+    """A vendor's account whose jobs are called back about; see `CallbackEndpoint`.
+
+    Both left out: GENBLAZE_CALLBACK_URL and GENBLAZE_CALLBACK_SECRET. Without a receiver the vendor
+    is only polled.
+    """
+
+    callback_url: str | None = Field(
+        default=None, description="Where vendors reach the receiver of their calls, https."
+    )
+    callback_secret: str | None = Field(
+        default=None,
+        repr=False,
+        json_schema_extra={"dagster__is_secret": True},
+        description="Secret that the calls' tokens are made with. Prefer dg.EnvVar.",
+    )
+
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments, and where the vendor calls back.
+
+        Raises:
+            ConfigError: one of the two is missing, or cannot be used.
+        """
+        return {**super().settings(), "callbacks": self._callbacks()}
+
+    def _callbacks(self) -> CallbackEndpoint | None:
+        if not self.callback_url and not self.callback_secret:
+            return None
+        if not self.callback_url or not self.callback_secret:
+            raise ConfigError(
+                f"{type(self).__name__}: callback_url and callback_secret belong together; give "
+                "both, or neither"
+            )
+        return CallbackEndpoint(self.callback_url, self.callback_secret)
 
 
 class OpenAIResource(VendorResource):
     """OpenAI: images, Sora, speech. Key: OPENAI_API_KEY."""
 
     vendor = "openai"
+    webhook_secret: str | None = Field(
+        default=None,
+        repr=False,
+        json_schema_extra={"dagster__is_secret": True},
+        description="Secret of the dashboard's webhook; OPENAI_WEBHOOK_SECRET when left out.",
+    )
     organization: str | None = Field(default=None, description="Organization that is billed.")
     project: str | None = Field(default=None, description="Project that is billed.")
 
@@ -121,6 +168,11 @@ class OpenAIResource(VendorResource):
         """Return the arguments, and who is billed."""
         billed = {"organization": self.organization, "project": self.project}
         return {**super().settings(), **billed}
+
+    def settings_of(self, name: str) -> dict[str, Any]:
+        """Return the arguments; those of videos with the secret of their calls."""
+        is_called = name == "openai-sora"
+        return self.settings() | ({"webhook_secret": self.webhook_secret} if is_called else {})
 
 
 class GoogleResource(VendorResource):
@@ -147,7 +199,7 @@ class RunwayResource(VendorResource):
     vendor = "runway"
 
 
-class LumaResource(VendorResource):
+class LumaResource(CalledBackResource):
     """Luma: video and images. Keys: LUMAAI_API_KEY, and LUMA_AGENTS_API_KEY for the newer models."""
 
     vendor = "luma"
@@ -169,7 +221,7 @@ class DecartResource(VendorResource):
     vendor = "decart"
 
 
-class ReplicateResource(VendorResource):
+class ReplicateResource(CalledBackResource):
     """Replicate: any model. Key: REPLICATE_API_TOKEN."""
 
     vendor = "replicate"
@@ -182,11 +234,17 @@ class ReplicateResource(VendorResource):
     unified: bool = Field(
         default=False, description="Send every model as a version; community models need none then."
     )
+    webhook_secret: str | None = Field(
+        default=None,
+        repr=False,
+        json_schema_extra={"dagster__is_secret": True},
+        description="Secret of Replicate's calls; asked for at Replicate when left out.",
+    )
 
     def settings(self) -> dict[str, Any]:
-        """Return the arguments, and how predictions are asked for."""
+        """Return the arguments, and how predictions are asked for and called back about."""
         asked = {"wait": self.wait, "cancel_after": self.cancel_after, "unified": self.unified}
-        return {**super().settings(), **asked}
+        return {**super().settings(), **asked, "webhook_secret": self.webhook_secret}
 
 
 class ElevenLabsResource(VendorResource):
@@ -213,13 +271,13 @@ class HumeResource(VendorResource):
     vendor = "hume"
 
 
-class AssemblyAIResource(VendorResource):
+class AssemblyAIResource(CalledBackResource):
     """AssemblyAI: transcription. Key: ASSEMBLYAI_API_KEY."""
 
     vendor = "assemblyai"
 
 
-class FalResource(VendorResource):
+class FalResource(CalledBackResource):
     """fal: images, video, audio, transcription, 3D. Key: FAL_KEY."""
 
     vendor = "fal"

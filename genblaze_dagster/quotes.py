@@ -254,7 +254,6 @@ class _Plan:
                 on_ambiguous: Quoter(
                     manager.store,
                     existing,
-                    carries_on=self._scope is not None,
                     resubmits=on_ambiguous is OnAmbiguous.RESUBMIT,
                 )
                 for on_ambiguous in OnAmbiguous
@@ -307,7 +306,7 @@ class _Plan:
                     item, outlook=Outlook.IMPOSSIBLE, cost_usd=0.0, reason=told
                 )
                 return
-        refusal = allowance.refusal(item.intent, budgets)
+        refusal = allowance.refusal(item.intent, budgets, taken_usd=item.taken_usd)
         if refusal is not None:
             self._made[place] = replace(item, outlook=Outlook.REFUSED, reason=refusal)
 

@@ -2,11 +2,13 @@
 
 Vendors keep what they made for a time. When a worker is killed after a submit, its job goes on and
 nobody fetches it. `rescue_sensor` finds such submissions in the ledger and requests runs that fetch
-them. Those runs submit nothing (`pipeline.resuming.RESUME_ONLY_TAG`).
+them. Those runs submit nothing (`pipeline.resuming.RESUME_ONLY_TAG`). What a vendor has called back
+about is fetched as soon as nobody works on it.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -18,8 +20,9 @@ import dagster as dg
 from genblaze_dagster import _compat
 from genblaze_dagster._definition import PARTITIONS_PER_RUN, generated
 from genblaze_dagster.errors import ConfigError
+from genblaze_dagster.ledger.ledger import Ledger
 from genblaze_dagster.ledger.submission import OPEN_STATES, LedgerRow
-from genblaze_dagster.pipeline.resuming import RESUME_ONLY_TAG
+from genblaze_dagster.pipeline.resuming import RESUME_ONLY_TAG, neighbours
 from genblaze_dagster.resources import LEDGER_KEY, LedgerResource
 
 RESCUE_TAG = "genblaze/rescue"
@@ -74,13 +77,14 @@ def rescue_sensor(
                 "LedgerResource"
             )
         now = datetime.now(UTC)
-        rows = ledger.get_ledger().find(states=OPEN_STATES)
+        rows, over = _open(ledger.get_ledger())
         due = [
             row
             for row in rows
-            if row.job_id is not None and _is_left_alone(row, now, grace, expires_within)
+            if row.job_id is not None
+            and _is_left_alone(row, now, timedelta(0) if row.id in over else grace, expires_within)
         ]
-        asked = _Asked.parse(context.cursor).keep({row.id for row in rows})
+        asked = _Asked.parse(context.cursor, over).keep(row.id for row in rows)
         waiting = [row for row in due if asked.is_due(row, now)]
         requests: list[dg.RunRequest] = []
         for batch in _batches(context, waiting):
@@ -102,6 +106,13 @@ def rescue_sensor(
         default_status=default_status,
         description="Request runs that fetch paid media nobody is fetching.",
     )
+
+
+def _open(ledger: Ledger) -> tuple[Sequence[LedgerRow], AbstractSet[str]]:
+    """Return the open submissions, and the ids of those whose job is over, as the vendor says."""
+    ledger.take_callbacks()
+    rows = ledger.find(states=OPEN_STATES)
+    return rows, ledger.ended_at_vendor(rows)
 
 
 def _is_left_alone(
@@ -127,44 +138,55 @@ def _reason(rows: Sequence[LedgerRow], due: Sequence[LedgerRow]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What was asked for: by submission, how often, and when it may be asked for again."""
+    """What was asked for: by submission, how often, and when it may be asked for again.
 
-    by_id: Mapping[str, tuple[int, float]]
+    What was asked for before a vendor called a job over is not asked for since: such a submission
+    has another name here.
+    """
+
+    by_name: Mapping[str, tuple[int, float]]
+    over: AbstractSet[str]
 
     @classmethod
-    def parse(cls, cursor: str | None) -> "_Asked":
+    def parse(cls, cursor: str | None, over: AbstractSet[str]) -> "_Asked":
         """Read a cursor; one that somebody has edited by hand counts as none."""
         try:
             found: Any = json.loads(cursor or "{}")
-            return cls({str(id): (int(times), float(at)) for id, (times, at) in found.items()})
+            by_name = {str(name): (int(times), float(at)) for name, (times, at) in found.items()}
+            return cls(by_name, over)
         except (AttributeError, TypeError, ValueError):
-            return cls({})
+            return cls({}, over)
 
     @property
     def text(self) -> str:
-        return json.dumps(self.by_id)
+        return json.dumps(self.by_name)
 
-    def keep(self, open_ids: set[str]) -> "_Asked":
-        return replace(self, by_id={id: one for id, one in self.by_id.items() if id in open_ids})
+    def keep(self, open_ids: Iterable[str]) -> "_Asked":
+        names = {self._name(id) for id in open_ids}
+        return replace(self, by_name={k: one for k, one in self.by_name.items() if k in names})
 
     def is_due(self, row: LedgerRow, now: datetime) -> bool:
-        _, at = self.by_id.get(row.id, (0, 0.0))
+        _, at = self._of(row)
         return now.timestamp() >= at
 
     def run_key(self, name: str, rows: Sequence[LedgerRow]) -> str:
         """Return a key that is the same only for the same time of asking for the same rows."""
-        parts = sorted(
-            f"{row.id}:{row.attempt}:{self.by_id.get(row.id, (0, 0.0))[0]}" for row in rows
-        )
+        parts = sorted(f"{self._name(row.id)}:{row.attempt}:{self._of(row)[0]}" for row in rows)
         return f"{name}-{sha256(' '.join(parts).encode()).hexdigest()[:32]}"
 
     def ask(self, rows: Sequence[LedgerRow], now: datetime, retry_after: timedelta) -> "_Asked":
-        changed = dict(self.by_id)
+        changed = dict(self.by_name)
         for row in rows:
-            times, _ = self.by_id.get(row.id, (0, 0.0))
+            times, _ = self._of(row)
             pause = min(retry_after * 2 ** min(times, 16), _LONGEST_PAUSE)
-            changed[row.id] = (times + 1, (now + pause).timestamp())
-        return _Asked(changed)
+            changed[self._name(row.id)] = (times + 1, (now + pause).timestamp())
+        return replace(self, by_name=changed)
+
+    def _of(self, row: LedgerRow) -> tuple[int, float]:
+        return self.by_name.get(self._name(row.id), (0, 0.0))
+
+    def _name(self, id: str) -> str:
+        return f"{id} over" if id in self.over else id
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,21 +243,6 @@ def _of_asset(
     order = definition.get_partition_keys(dynamic_partitions_store=instance)
     for partitions in neighbours(order, by_partition, most=most):
         yield _Batch(key, [row for one in partitions for row in by_partition[one]], partitions)
-
-
-def neighbours(
-    order: Sequence[str], wanted: Mapping[str | None, object], *, most: int
-) -> Iterator[list[str]]:
-    """Cut the wanted partitions into ranges without gaps, of at most `most` keys each.
-
-    A range is told from Dagster by its first and last key; one with a gap would run what nobody
-    asked for.
-    """
-    places = [place for place, key in enumerate(order) if key in wanted]
-    # Neighbours have the same distance from their place in the list.
-    for _, run in groupby(enumerate(places), key=lambda counted: counted[1] - counted[0]):
-        keys = [order[place] for _, place in run]
-        yield from (keys[start : start + most] for start in range(0, len(keys), most))
 
 
 def _urgency(row: LedgerRow) -> tuple[bool, datetime]:

@@ -18,6 +18,8 @@ SCRUBBED = (
     "ELEVENLABS_",
     "FAL_",
     "GEMINI_",
+    "GENBLAZE_CALLBACK",
+    "GENBLAZE_PRICES",
     "GMI_",
     "GOOGLE_",
     "HUME_",

@@ -22,6 +22,9 @@ _COMMANDS = {
     "ledger": Entry(
         "genblaze_dagster.cli.ledger:ledger", "What was submitted, paid and is left open."
     ),
+    "callbacks": Entry(
+        "genblaze_dagster.cli.callbacks:callbacks", "Receive what vendors say about their jobs."
+    ),
     "providers": Entry(
         "genblaze_dagster.cli.providers:providers", "What there is to generate with."
     ),

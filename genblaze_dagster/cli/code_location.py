@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
 
+from genblaze_dagster.cli.workspace import CodeLocation, code_location
 from genblaze_dagster.errors import ConfigError, GenblazeError, NotFoundError
 
 if TYPE_CHECKING:
@@ -29,27 +30,57 @@ file_option = click.option(
     type=click.Path(dir_okay=False, path_type=Path),
     help="Python file with your Definitions.",
 )
+workspace_option = click.option(
+    "-w",
+    "--workspace",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A workspace.yaml that names the code location with your Definitions.",
+)
+location_option = click.option(
+    "--location", metavar="NAME", help="With -w: the code location, when it names several."
+)
 
 _DEFAULT_FILE: Final = "definitions.py"
 _WHERE: Final = "name one with -m MODULE or -f FILE"
 
 
-def load_definitions(*, module: str | None, python_file: Path | None) -> "dg.Definitions":
+def load_definitions(
+    *,
+    module: str | None,
+    python_file: Path | None,
+    workspace: Path | None = None,
+    location: str | None = None,
+) -> "dg.Definitions":
     """Load the user's definitions.
 
     Args:
         module: name of the module; it is looked for in the working directory as well.
         python_file: file to load instead. Without either, the module that `[tool.dagster]` or
             `[tool.dg.project]` of pyproject.toml names, else `definitions.py`.
+        workspace: a workspace.yaml that names module or file.
+        location: which of its code locations.
 
     Raises:
-        UsageError: both are given.
+        UsageError: more than one place is given.
         NotFoundError: there is no such file or module, or nothing to go by.
         ConfigError: it cannot be imported, or does not have exactly one `Definitions`.
     """
-    if module is not None and python_file is not None:
-        raise click.UsageError("-m and -f name two places; give one of them")
-    if python_file is None and module is None:
+    if sum(given is not None for given in (module, python_file, workspace)) > 1:
+        raise click.UsageError("-m, -f and -w name places; give one of them")
+    if workspace is not None:
+        found = code_location(workspace, location)
+    elif location is not None:
+        raise click.UsageError("--location belongs to -w")
+    else:
+        found = _here(module, python_file)
+    loaded = _imported(found)
+    return _the_definitions(loaded, found)
+
+
+def _here(module: str | None, python_file: Path | None) -> CodeLocation:
+    """Return what is named, else what Dagster's own commands would load here."""
+    if module is None and python_file is None:
         module = _configured(Path("pyproject.toml"))
         if module is None:
             python_file = Path(_DEFAULT_FILE)
@@ -59,7 +90,7 @@ def load_definitions(*, module: str | None, python_file: Path | None) -> "dg.Def
                     f"{Path.cwd()}; {_WHERE}"
                 )
     name = str(python_file) if python_file is not None else str(module)
-    return _the_definitions(_imported(name, python_file), name)
+    return CodeLocation(name, module, python_file)
 
 
 def _configured(pyproject: Path) -> str | None:
@@ -90,24 +121,27 @@ def _table(parent: object, name: str) -> Mapping[str, Any]:
     return cast(Mapping[str, Any], child) if isinstance(child, dict) else {}
 
 
-def _imported(name: str, python_file: Path | None) -> ModuleType:
+def _imported(location: CodeLocation) -> ModuleType:
+    python_file, module = location.python_file, location.module or ""
     if python_file is not None and not python_file.is_file():
-        raise NotFoundError(f"{name}: no such file; {_WHERE}")
+        raise NotFoundError(f"{python_file}: no such file; {_WHERE}")
     # As Dagster does: modules beside the definitions can be imported, and those of the project.
     folders = [python_file.absolute().parent] if python_file is not None else []
+    if location.working_directory is not None:
+        folders.append(location.working_directory)
     for folder in (*folders, Path.cwd()):
         if str(folder) not in sys.path:
             sys.path.insert(0, str(folder))
     try:
-        return importlib.import_module(name) if python_file is None else _executed(python_file)
+        return importlib.import_module(module) if python_file is None else _executed(python_file)
     except GenblazeError:
         raise
     except ModuleNotFoundError as exc:
-        if exc.name is not None and (name == exc.name or name.startswith(f"{exc.name}.")):
-            raise NotFoundError(f"{name}: no such module here; {_WHERE}") from exc
-        raise _broken(name, exc) from exc
+        if exc.name is not None and (module == exc.name or module.startswith(f"{exc.name}.")):
+            raise NotFoundError(f"{module}: no such module here; {_WHERE}") from exc
+        raise _broken(location.name, exc) from exc
     except Exception as exc:
-        raise _broken(name, exc) from exc
+        raise _broken(location.name, exc) from exc
 
 
 def _executed(path: Path) -> ModuleType:
@@ -121,14 +155,18 @@ def _executed(path: Path) -> ModuleType:
     return module
 
 
-def _the_definitions(module: ModuleType, name: str) -> "dg.Definitions":
+def _the_definitions(module: ModuleType, location: CodeLocation) -> "dg.Definitions":
     import dagster as dg
     from dagster.components.definitions import LazyDefinitions
 
+    name = location.name
+    wanted = vars(module)
+    if location.attribute is not None:
+        wanted = {location.attribute: wanted.get(location.attribute)}
     # One object may have several names.
     found = {
         id(value): value
-        for value in vars(module).values()
+        for value in wanted.values()
         if isinstance(value, dg.Definitions | LazyDefinitions)
     }
     if len(found) != 1:

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Final
 
 from genblaze_dagster.ledger.submission import LedgerRow
+from genblaze_dagster.pipeline.resuming import neighbours
 
 SUCCESS: Final = "SUCCESS"
 """Status of a Dagster run that ended well."""
@@ -70,10 +70,7 @@ def by_asset(rows: Sequence[LedgerRow]) -> Mapping[str, list[LedgerRow]]:
 def batches(
     asset_key: str, rows: Sequence[LedgerRow], order: Sequence[str] | None, *, most: int
 ) -> list[RunBatch]:
-    """Cut the partitions of one asset's submissions into runs.
-
-    A run of several partitions is told from Dagster by the first and the last, so it takes only
-    neighbours: nothing is run that was not asked for.
+    """Cut the partitions of one asset's submissions into runs, each of neighbours only.
 
     Args:
         asset_key: of all `rows`.
@@ -84,12 +81,4 @@ def batches(
     if order is None:
         return [RunBatch(asset_key, [None])]
     wanted = {row.partition_key for row in rows}
-    places = [place for place, key in enumerate(order) if key in wanted]
-    # Neighbours have the same distance from their place in the list.
-    runs = groupby(enumerate(places), key=lambda counted: counted[1] - counted[0])
-    neighbours = [[order[place] for _, place in run] for _, run in runs]
-    return [
-        RunBatch(asset_key, run[start : start + most])
-        for run in neighbours
-        for start in range(0, len(run), most)
-    ]
+    return [RunBatch(asset_key, keys) for keys in neighbours(order, wanted, most=most)]

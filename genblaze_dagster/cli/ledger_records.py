@@ -27,6 +27,7 @@ from sqlalchemy.engine import make_url
 
 from genblaze_dagster.errors import LedgerError
 from genblaze_dagster.ledger.budgets import usd
+from genblaze_dagster.ledger.callbacks import StoredCallback, callbacks_of
 from genblaze_dagster.ledger.database import Database
 from genblaze_dagster.ledger.rows import read_row
 from genblaze_dagster.ledger.schema import intents, past_attempts, submissions
@@ -238,6 +239,11 @@ class Records:
         )
         with self._database.read() as connection:
             return [*connection.execute(query).scalars()]
+
+    def callbacks(self, row: LedgerRow) -> list[StoredCallback]:
+        """Return what the vendor has called back about its present attempt, oldest first."""
+        with self._database.read() as connection:
+            return callbacks_of(connection, [row]).get(row.id, [])
 
     def attempts(self, wanted: Wanted) -> Iterator[Attempt]:
         """Iterate over every attempt of matching submissions, oldest first, a page at a time."""

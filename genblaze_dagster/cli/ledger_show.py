@@ -10,6 +10,7 @@ from genblaze_dagster.cli import ledger_words as words
 from genblaze_dagster.cli.ledger_options import ledger_option
 from genblaze_dagster.cli.ledger_records import Records
 from genblaze_dagster.cli.output import json_option, print_json, print_lines, printable
+from genblaze_dagster.ledger.callbacks import StoredCallback
 from genblaze_dagster.ledger.submission import LedgerRow, PastAttempt
 
 
@@ -26,18 +27,20 @@ def show(name: str, ledger_url: str | None, as_json: bool) -> None:
         now = records.now()
         row = records.one(name)
         past = records.past_attempts(row.id)
+        told = records.callbacks(row)
         scopes = records.scopes(row.id)
     if as_json:
         print_json(
             {
                 **words.document(row, now),
                 "past_attempts": [words.past_document(attempt) for attempt in past],
+                "callbacks": [words.callback_document(callback) for callback in told],
                 "serves": scopes,
                 "result_keys": words.result_keys(row.result),
             }
         )
         return
-    print_lines([*_lines(row, scopes, now), *_attempts(past, now)])
+    print_lines([*_lines(row, scopes, now), *_callbacks(told, now), *_attempts(past, now)])
     print_lines([Text.assemble(("next        ", "bold"), printable(words.next_step(row, now)))])
 
 
@@ -92,6 +95,13 @@ def _attempts(past: Sequence[PastAttempt], now: datetime) -> Iterator[Text]:
         yield _fact(
             f"attempt {attempt.attempt}", f"failed {ended}{job}, {words.cost(attempt)}, {told}"
         )
+
+
+def _callbacks(told: Sequence[StoredCallback], now: datetime) -> Iterator[Text]:
+    for callback in told:
+        state = callback.state or "in an unknown state"
+        when = words.moment(callback.received_at, now)
+        yield _fact("called back", f"{when} by {callback.vendor}: job {callback.job_id} {state}")
 
 
 def _fact(name: str, value: str) -> Text:

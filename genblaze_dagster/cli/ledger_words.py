@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from genblaze_dagster.cli.ledger_records import Totals
+from genblaze_dagster.ledger.callbacks import StoredCallback
 from genblaze_dagster.ledger.submission import OPEN_STATES, LedgerRow, PastAttempt, SubmissionState
 
 _UNITS: Final = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
@@ -155,6 +156,17 @@ def past_document(attempt: PastAttempt) -> dict[str, Any]:
         "finished_at": attempt.finished_at,
         "error_code": attempt.error_code,
         "error_message": attempt.error_message,
+    }
+
+
+def callback_document(callback: StoredCallback) -> dict[str, Any]:
+    """Return the JSON form of what a vendor called back with."""
+    return {
+        "vendor": callback.vendor,
+        "delivery_id": callback.delivery_id,
+        "job_id": callback.job_id,
+        "state": callback.state,
+        "received_at": callback.received_at,
     }
 
 

@@ -11,7 +11,13 @@ import click
 import dagster as dg
 from rich.text import Text
 
-from genblaze_dagster.cli.code_location import file_option, load_definitions, module_option
+from genblaze_dagster.cli.code_location import (
+    file_option,
+    load_definitions,
+    location_option,
+    module_option,
+    workspace_option,
+)
 from genblaze_dagster.cli.exit_codes import ExitCode
 from genblaze_dagster.cli.output import json_option, print_json, print_lines, printable
 from genblaze_dagster.pipeline.quote import (
@@ -33,6 +39,8 @@ _TOLD: Final = (*WITHOUT_MEDIA, Outlook.UNDER_WAY)
 @click.argument("selection", default="*")
 @module_option
 @file_option
+@workspace_option
+@location_option
 @click.option(
     "--partition", "partitions", metavar="KEY", multiple=True, help="A partition. Repeatable."
 )
@@ -55,6 +63,8 @@ def plan(
     selection: str,
     module: str | None,
     python_file: Path | None,
+    workspace: Path | None,
+    location: str | None,
     partitions: Sequence[str],
     partition_range: str | None,
     all_partitions: bool,
@@ -64,13 +74,14 @@ def plan(
     """Say what materializing SELECTION would do and cost. Nothing is submitted or written.
 
     SELECTION is Dagster's asset selection, such as `group:story`, `+key:story/video` or `*`. The
-    definitions are those of -m or -f, of [tool.dagster] in pyproject.toml, or definitions.py. The
-    exit status is 1 when something of it would fail: refused by a budget, held, or impossible.
+    definitions are those of -m, -f or -w, of [tool.dagster] in pyproject.toml, or definitions.py.
+    The exit status is 1 when something of it would fail: refused by a budget, held, or impossible.
 
     \b
     genblaze-dagster plan
     genblaze-dagster plan 'group:story' --partition-range fox...owl
     genblaze-dagster plan -f definitions.py --json
+    genblaze-dagster plan -w workspace.yaml --location story
     """
     given = [bool(partitions), partition_range is not None, all_partitions]
     if sum(given) > 1:
@@ -79,7 +90,9 @@ def plan(
         )
     with ExitStack() as opened:
         found = quote(
-            load_definitions(module=module, python_file=python_file),
+            load_definitions(
+                module=module, python_file=python_file, workspace=workspace, location=location
+            ),
             selection=selection,
             partition_keys=partitions or None,
             partition_range=_range(partition_range),

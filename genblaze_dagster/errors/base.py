@@ -46,7 +46,7 @@ class UnsafeUrlError(GenblazeError):
 
 
 class WebhookError(GenblazeError):
-    """A webhook URL is refused, or an event could not be delivered.
+    """A webhook URL is refused, an event could not be delivered, or a vendor's call is not believed.
 
     Attributes:
         transient: whether a later attempt may succeed.

@@ -138,11 +138,11 @@ def charged_to(intent: Intent, day: str) -> dict[str, str | None]:
     """Return to whom a request is charged, by the columns of its entry.
 
     Scopes that a run makes of its own (`run#2`: a step of an agent, media made anew) are charged to
-    the run.
+    the run, and what is made for an asset under another name to the asset.
     """
     return {
         "run": intent.scope.partition("#")[0] or intent.scope,
-        "asset_key": intent.asset_key,
+        "asset_key": intent.for_asset or intent.asset_key,
         "partition_key": intent.partition_key or "",
         "tenant_id": intent.tenant_id,
         "provider": intent.provider,

@@ -10,17 +10,16 @@ from datetime import datetime
 from typing import Any
 
 import uuid_utils
-from sqlalchemy import Connection, and_, bindparam, delete, insert, or_, select
+from sqlalchemy import Connection, delete, insert
 
 from genblaze_dagster.errors import HeldError, LeaseHeldError, LedgerError
 from genblaze_dagster.ledger.admission import Admission, Limits, admit
 from genblaze_dagster.ledger.database import lock
+from genblaze_dagster.ledger.prospects import INTENT, NextStep, place_of, prospect
 from genblaze_dagster.ledger.rows import change, read_row
 from genblaze_dagster.ledger.schema import intents, past_attempts, submissions
 from genblaze_dagster.ledger.statements import Statement
 from genblaze_dagster.ledger.submission import (
-    OPEN_STATES,
-    UNSETTLED_STATES,
     Claim,
     ClaimKind,
     Intent,
@@ -29,34 +28,9 @@ from genblaze_dagster.ledger.submission import (
     SubmissionState,
 )
 
-_SERVES = "serves_scope"
-
-_IN_PLACE = tuple(
-    submissions.c[name] == bindparam(name)
-    for name in ("generation_key", "asset_key", "partition_key")
-)
-_INTENT = tuple(intents.c[column.name] == bindparam(column.name) for column in intents.primary_key)
-_RELEVANT = Statement(
-    select(submissions, intents.c.scope.label(_SERVES))
-    .outerjoin_from(
-        submissions, intents, and_(intents.c.submission_id == submissions.c.id, *_INTENT)
-    )
-    .where(*_IN_PLACE, or_(submissions.c.state.in_(UNSETTLED_STATES), intents.c.scope.is_not(None)))
-    # PostgreSQL: an owner's next step must not fall between this look and a takeover.
-    .with_for_update(of=submissions)
-)
-_REUSABLE = Statement(
-    select(submissions)
-    .where(
-        submissions.c.generation_key == bindparam("generation_key"),
-        submissions.c.state == SubmissionState.STORED,
-    )
-    .order_by(submissions.c.id.desc())
-    .limit(1)
-)
 _INSERT = Statement(insert(submissions).returning(submissions))
 _ARCHIVE = Statement(insert(past_attempts))
-_UNLINK = Statement(delete(intents).where(*_INTENT))
+_UNLINK = Statement(delete(intents).where(*INTENT))
 _LINK = Statement(insert(intents))
 
 NO_LIMITS = Limits()
@@ -80,21 +54,39 @@ def decide(
     Only what may be paid anew has to fit in `limits`: a known job and what is stored never do.
     """
     lock(connection, f"place:{intent.generation_key}:{intent.asset_key}:{intent.partition_key}")
-    own, unsettled = _relevant(connection, intent)
-    if own is not None and own.state is SubmissionState.STORED:
-        return Claim(ClaimKind.FINISHED, own)
-    if unsettled is not None and unsettled.state in OPEN_STATES:
-        return _take_over(connection, unsettled, intent, claimant, limits)
-    if intent.reuse and (stored := _reusable(connection, intent)) is not None:
-        return Claim(ClaimKind.REUSED, stored)
-    if unsettled is not None:
-        return _held_error(unsettled)
-    admission = admit(connection, intent, limits, now=claimant.now)
-    if isinstance(admission, LedgerError):
-        return admission
-    if own is not None:
-        return _another_attempt(connection, own, intent, claimant, admission)
-    return _first_attempt(connection, intent, claimant, admission)
+    found = prospect(connection, intent, owner=claimant.owner, now=claimant.now, locked=True)
+    row = found.row
+    if row is None:
+        return _submit(connection, None, intent, claimant, limits)
+    match found.step:
+        case NextStep.FINISHED:
+            return Claim(ClaimKind.FINISHED, row)
+        case NextStep.REUSED:
+            return Claim(ClaimKind.REUSED, row)
+        case NextStep.WAIT:
+            return _leased_error(row, claimant)
+        case NextStep.RESUME:
+            _serve(connection, intent, row.id)
+            return Claim(ClaimKind.RESUME, change(connection, row, _lease(claimant)))
+        case NextStep.HOLD:
+            return _hold(connection, row, intent, claimant)
+        case NextStep.HELD:
+            # Should it turn out to be stored or accepted, that is for this intent as well.
+            _serve(connection, intent, row.id)
+            return _held_error(row)
+        case NextStep.TAKE_OVER:
+            return _take_over(connection, row, intent, claimant, limits)
+        case NextStep.ANOTHER_ATTEMPT | NextStep.FIRST_ATTEMPT:
+            return _submit(connection, row, intent, claimant, limits)
+
+
+def _leased_error(row: LedgerRow, claimant: Claimant) -> LeaseHeldError:
+    ends = row.lease_expires_at or claimant.now
+    return LeaseHeldError(
+        f"submission {row.id} ({row.asset_key}, partition {row.partition_key or '-'}) is being "
+        "worked on by another worker; wait for it or for its lease to end",
+        retry_after=(ends - claimant.now).total_seconds(),
+    )
 
 
 def _held_error(row: LedgerRow) -> HeldError:
@@ -109,18 +101,6 @@ def _held_error(row: LedgerRow) -> HeldError:
 def _take_over(
     connection: Connection, row: LedgerRow, intent: Intent, claimant: Claimant, limits: Limits
 ) -> Claim | LedgerError:
-    expires = row.lease_expires_at
-    if row.owner != claimant.owner and expires is not None and expires > claimant.now:
-        return LeaseHeldError(
-            f"submission {row.id} ({row.asset_key}, partition {row.partition_key or '-'}) is being "
-            "worked on by another worker; wait for it or for its lease to end",
-            retry_after=(expires - claimant.now).total_seconds(),
-        )
-    if row.job_id is not None:
-        _serve(connection, intent, row.id)
-        return Claim(ClaimKind.RESUME, change(connection, row, _lease(claimant)))
-    if row.is_unanswered and not row.deduplicates:
-        return _hold(connection, row, intent)
     admission = admit(connection, intent, limits, now=claimant.now, replaced=row)
     if isinstance(admission, LedgerError):
         return admission
@@ -134,11 +114,33 @@ def _take_over(
     return Claim(ClaimKind.NEW, taken)
 
 
-def _hold(connection: Connection, row: LedgerRow, intent: Intent) -> HeldError:
+def _hold(connection: Connection, row: LedgerRow, intent: Intent, claimant: Claimant) -> HeldError:
     _serve(connection, intent, row.id)
-    # The owner stays: should it still be alive, its late answer settles the matter.
-    changes = {"state": SubmissionState.HELD.value, "lease_expires_at": None, "answer_lost": True}
+    changes = {
+        "state": SubmissionState.HELD.value,
+        # The owner stays: should it still be alive, its late answer settles the matter. If it has
+        # given up, who claims may look into the store for it.
+        "owner": row.owner or claimant.owner,
+        "lease_expires_at": None,
+        "answer_lost": True,
+    }
     return _held_error(change(connection, row, changes))
+
+
+def _submit(
+    connection: Connection,
+    row: LedgerRow | None,
+    intent: Intent,
+    claimant: Claimant,
+    limits: Limits,
+) -> Claim | LedgerError:
+    """Begin an attempt that takes nothing over; `row` is the failed one before it."""
+    admission = admit(connection, intent, limits, now=claimant.now)
+    if isinstance(admission, LedgerError):
+        return admission
+    if row is not None:
+        return _another_attempt(connection, row, intent, claimant, admission)
+    return _first_attempt(connection, intent, claimant, admission)
 
 
 def _another_attempt(
@@ -161,7 +163,7 @@ def _first_attempt(
     connection: Connection, intent: Intent, claimant: Claimant, admission: Admission
 ) -> Claim:
     values = {
-        **_place(intent),
+        **place_of(intent),
         **_lease(claimant),
         **_charge(intent, claimant, admission),
         "id": str(uuid_utils.uuid7()),
@@ -178,7 +180,7 @@ def _first_attempt(
     }
     (inserted,) = _INSERT.run(connection, values)
     row = read_row(inserted)
-    _LINK.run(connection, {**_place(intent), "scope": intent.scope, "submission_id": row.id})
+    _LINK.run(connection, {**place_of(intent), "scope": intent.scope, "submission_id": row.id})
     admission.record(connection, row)
     return Claim(ClaimKind.NEW, row)
 
@@ -218,35 +220,8 @@ def _charge(intent: Intent, claimant: Claimant, admission: Admission) -> dict[st
     }
 
 
-def _place(intent: Intent) -> dict[str, str]:
-    return {
-        "generation_key": intent.generation_key,
-        "asset_key": intent.asset_key,
-        "partition_key": intent.partition_key or "",
-    }
-
-
-def _relevant(connection: Connection, intent: Intent) -> tuple[LedgerRow | None, LedgerRow | None]:
-    """Return the submission that serves the intent, and the unsettled one of its place."""
-    own: LedgerRow | None = None
-    unsettled: LedgerRow | None = None
-    parameters = {**_place(intent), "scope": intent.scope}
-    for found in _RELEVANT.run(connection, parameters):
-        serves = found.pop(_SERVES) is not None
-        row = read_row(found)
-        own = row if serves else own
-        unsettled = row if row.state in UNSETTLED_STATES else unsettled
-    return own, unsettled
-
-
-def _reusable(connection: Connection, intent: Intent) -> LedgerRow | None:
-    parameters = {"generation_key": intent.generation_key}
-    found = _REUSABLE.first(connection, parameters)
-    return None if found is None else read_row(found)
-
-
 def _serve(connection: Connection, intent: Intent, submission_id: str) -> None:
     """Let the intent be served by this submission from now on, whichever served it before."""
-    link = {**_place(intent), "scope": intent.scope}
+    link = {**place_of(intent), "scope": intent.scope}
     _UNLINK.run(connection, link)
     _LINK.run(connection, {**link, "submission_id": submission_id})

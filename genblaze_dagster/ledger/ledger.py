@@ -13,6 +13,7 @@ from genblaze_dagster.errors import LeaseHeldError, LedgerError
 from genblaze_dagster.ledger import rates
 from genblaze_dagster.ledger.admission import Limits
 from genblaze_dagster.ledger.budgets import Budget
+from genblaze_dagster.ledger.callbacks import Callbacks, CalledBack, StoredCallback
 from genblaze_dagster.ledger.claiming import Claimant, decide
 from genblaze_dagster.ledger.database import Database
 from genblaze_dagster.ledger.failure import (
@@ -36,7 +37,6 @@ from genblaze_dagster.ledger.submission import (
     PastAttempt,
     SubmissionState,
 )
-from genblaze_dagster.ledger.transactions import Transactions
 from genblaze_dagster.ledger.transitions import (
     RELEASE,
     RENEW,
@@ -50,12 +50,14 @@ from genblaze_dagster.ledger.transitions import (
 from genblaze_dagster.providers.protocol import RateLimit
 
 __all__ = [
+    "CalledBack",
     "Claim",
     "ClaimKind",
     "Intent",
     "Ledger",
     "LedgerRow",
     "PastAttempt",
+    "StoredCallback",
     "SubmissionState",
 ]
 
@@ -66,7 +68,7 @@ def _new_id() -> str:
     return str(uuid_utils.uuid7())
 
 
-class Ledger(Transactions):
+class Ledger(Callbacks):
     """Submissions in an SQL database, shared by every process that generates.
 
     A generation is claimed before it is sent, marked before the request leaves, and its job id is
@@ -101,8 +103,7 @@ class Ledger(Transactions):
         clock: Callable[[], datetime] | None = None,
         busy_timeout: float = 30.0,
     ) -> None:
-        super().__init__(Database(url, busy_timeout=busy_timeout))
-        self._clock = clock or self._database.now
+        super().__init__(Database(url, busy_timeout=busy_timeout), clock)
 
     def claim(
         self,

@@ -59,6 +59,20 @@ INSERT INTO spend_entries
         SELECT s.id, p.attempt, s.scope, s.asset_key, s.partition_key, s.provider, p.claimed_at
         FROM past_attempts p JOIN submissions s ON s.id = p.submission_id) AS past
 """)
+_VERSION_3 = Template("""
+CREATE TABLE callbacks (
+    vendor VARCHAR NOT NULL,
+    delivery_id VARCHAR NOT NULL,
+    job_id VARCHAR NOT NULL,
+    state VARCHAR,
+    submission_key VARCHAR,
+    received_at $time NOT NULL,
+    PRIMARY KEY (vendor, delivery_id)) $compact;
+CREATE INDEX callbacks_of_submission ON callbacks (submission_key);
+CREATE INDEX callbacks_of_job ON callbacks (job_id);
+CREATE INDEX submissions_of_job ON submissions (job_id) WHERE job_id IS NOT NULL;
+CREATE INDEX past_attempts_of_job ON past_attempts (job_id) WHERE job_id IS NOT NULL
+""")
 _SQLITE = {
     "time": "DATETIME",
     "day": "substr(claimed_at, 1, 10)",
@@ -77,10 +91,19 @@ _POSTGRESQL = {
 
 def to_version_2(connection: Connection) -> None:
     """Keep to whom and when an attempt is charged, what is spent, and how fast accounts may go."""
+    _run(connection, _VERSION_2)
+
+
+def to_version_3(connection: Connection) -> None:
+    """Keep what vendors call back with, and find submissions by the vendor's job."""
+    _run(connection, _VERSION_3)
+
+
+def _run(connection: Connection, statements: Template) -> None:
     words = _POSTGRESQL if connection.dialect.name == "postgresql" else _SQLITE
-    for statement in _VERSION_2.substitute(words).split(";"):
+    for statement in statements.substitute(words).split(";"):
         connection.execute(text(statement))
 
 
-MIGRATIONS: tuple[Migration, ...] = (to_version_2,)
+MIGRATIONS: tuple[Migration, ...] = (to_version_2, to_version_3)
 """MIGRATIONS[n] brings a database of version n + 1 to n + 2."""

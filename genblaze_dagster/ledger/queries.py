@@ -125,19 +125,17 @@ class Queries:
             return spend_of(connection, SpendKey(BudgetScope(scope), key, partition_key))
 
 
-def submission_of_job(connection: Connection, job_id: str, *, but: str) -> str | None:
+def submission_of_job(connection: Connection, job_id: str, *, but: str | None = None) -> str | None:
     """Return the submission that has, or had, a vendor's job, other than the one named.
 
     Whoever gives out a job holds a lock on it until the transaction ends.
     """
     lock(connection, f"job:{job_id}")
     query = union(
-        select(submissions.c.id).where(submissions.c.job_id == job_id, submissions.c.id != but),
-        select(past_attempts.c.submission_id).where(
-            past_attempts.c.job_id == job_id, past_attempts.c.submission_id != but
-        ),
+        select(submissions.c.id).where(submissions.c.job_id == job_id),
+        select(past_attempts.c.submission_id).where(past_attempts.c.job_id == job_id),
     )
-    return connection.execute(query).scalars().first()
+    return next((id for id in connection.execute(query).scalars() if id != but), None)
 
 
 def _conditions(filters: Filters, newest_first: bool) -> Iterator[ColumnElement[bool]]:

@@ -119,6 +119,14 @@ Index(
     postgresql_where=_may_run,
 )
 
+# A vendor calls back with its own name of the job; rows without one are not in the way of claims.
+Index(
+    "submissions_of_job",
+    submissions.c.job_id,
+    sqlite_where=submissions.c.job_id.is_not(None),
+    postgresql_where=submissions.c.job_id.is_not(None),
+)
+
 intents = Table(
     "intents",
     metadata,
@@ -147,6 +155,28 @@ past_attempts = Table(
     Column("claimed_at", UtcDateTime),
     Column("answer_lost", Boolean, nullable=False, server_default=false()),
 )
+
+Index(
+    "past_attempts_of_job",
+    past_attempts.c.job_id,
+    sqlite_where=past_attempts.c.job_id.is_not(None),
+    postgresql_where=past_attempts.c.job_id.is_not(None),
+)
+
+# What vendors called back with; bodies, headers and addresses are not kept.
+callbacks = Table(
+    "callbacks",
+    metadata,
+    Column("vendor", String, primary_key=True),
+    Column("delivery_id", String, primary_key=True),
+    Column("job_id", String, nullable=False),
+    Column("state", String),
+    Column("submission_key", String),
+    Column("received_at", UtcDateTime, nullable=False),
+    sqlite_with_rowid=False,
+)
+Index("callbacks_of_submission", callbacks.c.submission_key)
+Index("callbacks_of_job", callbacks.c.job_id)
 
 # Attempts that are not yet added to `spend_totals`: what each counts as is read from its row.
 spend_entries = Table(

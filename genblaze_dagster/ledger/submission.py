@@ -59,7 +59,8 @@ class Intent:
     `reuse` accepts any stored generation with an equal key, of any asset, partition or scope.
     `tenant_id` and `account` (fingerprint of the vendor's credentials) say on whose behalf and
     with whose limits it is sent; `estimated_cost_usd` what the provider expects, None when its
-    price is unknown.
+    price is unknown. `for_asset` is the asset whose budgets it counts against, when `asset_key`
+    only names a part of the work on that: what an agent tries.
 
     Raises:
         ConfigError: the estimate is no amount of money.
@@ -76,6 +77,7 @@ class Intent:
     tenant_id: str | None = None
     account: str | None = None
     estimated_cost_usd: float | None = None
+    for_asset: str | None = None
 
     def __post_init__(self) -> None:
         estimate = self.estimated_cost_usd
@@ -169,6 +171,18 @@ class PastAttempt:
     reserved_usd: float | None
     claimed_at: datetime
     answer_lost: bool
+
+
+def submit_key(run_id: str, failures: int) -> str:
+    """Return the idempotency key of a submit: the same after a lost answer, new after a failure.
+
+    A vendor that replays what it answered to a key would replay the failure for ever.
+
+    Args:
+        run_id: of the submission.
+        failures: how many of its attempts failed before.
+    """
+    return f"{run_id}-{failures}" if failures else run_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from genblaze_dagster.errors import LedgerError
 from genblaze_dagster.ledger.database import Work
-from genblaze_dagster.ledger.queries import Queries
+from genblaze_dagster.ledger.peeking import Peeks
 from genblaze_dagster.ledger.rows import change, fetch, matches
 from genblaze_dagster.ledger.submission import LedgerRow
 from genblaze_dagster.ledger.transitions import Transition, advance
@@ -25,7 +25,7 @@ class Outcome:
     error: BaseException | None = None
 
 
-class Transactions(Queries):
+class Transactions(Peeks):
     """What every operation of a `Ledger` is made of."""
 
     def __repr__(self) -> str:

@@ -21,6 +21,7 @@ import orjson
 
 from genblaze_dagster.errors import OutputError
 from genblaze_dagster.net import wire_log
+from genblaze_dagster.net.fence import fence_of
 from genblaze_dagster.net.guarded import GuardedTransport
 from genblaze_dagster.net.ssrf import PUBLIC_HTTPS, UrlPolicy
 from genblaze_dagster.net.transport_errors import encoding_errors, provider_errors
@@ -133,7 +134,8 @@ async def request(
 
     Raises:
         ProviderTimeoutError, ProviderUnavailableError: no complete answer. `sent` is False when
-            the request cannot have reached the vendor, None when that is not known.
+            the request cannot have reached the vendor, None when that is not known. Also when a
+            `net.fence` objects.
         InvalidRequestError: URL, header or body cannot be encoded; nothing was sent.
         OutputError: the answer is larger than `max_bytes`.
     """
@@ -205,6 +207,11 @@ async def _body(response: httpx.Response, provider: str, max_bytes: int) -> byte
 
 @asynccontextmanager
 async def _sent(client: httpx.AsyncClient, built: httpx.Request) -> AsyncGenerator[httpx.Response]:
+    fence = fence_of(built.method)
+    if fence is not None:
+        fence.check()
+        # Looking up the host, connecting and waiting for a free connection come first.
+        built.extensions["trace"] = fence.trace
     response = await client.send(built, stream=True, follow_redirects=False)
     try:
         yield response

@@ -36,6 +36,8 @@ _SHAPES = re.compile(
     | ey[JA][A-Za-z0-9_-]{7,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,} # JWT
     | [0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}:[0-9a-f]{32,}       # fal
     )
+    | (?<![A-Za-z0-9])whsec_[A-Za-z0-9+/]{16,}={0,2}                  # Standard Webhooks
+    | gbcb_[A-Za-z0-9_-]{20,}                                         # our callbacks, in any text
     # The rest could occur inside base64, so not behind its other characters either.
     | (?<![A-Za-z0-9_+/-])(?:
       AIza[A-Za-z0-9_-]{30,}                                          # Google

@@ -190,8 +190,12 @@ class WebhookPoster:
         )
 
 
-def signing_key(secret: str) -> bytes:
+def signing_key(secret: str, *, named: str = "WebhookConfig.secret") -> bytes:
     """Return the bytes a secret stands for: base64 behind `whsec_`, else its UTF-8.
+
+    Args:
+        secret: never shown.
+        named: the setting it comes from, for messages.
 
     Raises:
         ConfigError: it is too short, or not base64.
@@ -201,13 +205,9 @@ def signing_key(secret: str) -> bytes:
         # A text that is no UTF-8, like a bad base64, is a ValueError.
         key = secret.encode() if encoded == secret else base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
-        raise ConfigError(
-            f"WebhookConfig.secret: not base64 behind {_SECRET_PREFIX}; copy it again"
-        ) from None
+        raise ConfigError(f"{named}: not base64 behind {_SECRET_PREFIX}; copy it again") from None
     if len(key) < _LEAST_SECRET_BYTES:
-        raise ConfigError(
-            f"WebhookConfig.secret: shorter than {_LEAST_SECRET_BYTES} bytes; make a longer one"
-        )
+        raise ConfigError(f"{named}: shorter than {_LEAST_SECRET_BYTES} bytes; make a longer one")
     return key
 
 

@@ -1,6 +1,6 @@
 """What budgets would say to a series of requests, counted as the ledger counts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -36,31 +36,44 @@ class Allowance:
         self._day = (now or datetime.now(UTC)).astimezone(UTC).date().isoformat()
         self._accounts: dict[tuple[Budget, SpendKey], _Account] = {}
 
-    def refusal(self, intent: Intent, budgets: Sequence[Budget]) -> str | None:
-        """Reserve a request, or return why it would be refused; nothing is reserved then."""
+    def refusal(
+        self,
+        intent: Intent,
+        budgets: Sequence[Budget],
+        *,
+        taken_usd: Mapping[SpendKey, float] | None = None,
+    ) -> str | None:
+        """Reserve a request, or return why it would be refused; nothing is reserved then.
+
+        Args:
+            intent: the request.
+            budgets: what it has to find room in.
+            taken_usd: what of it is reserved already, by whose spending it is.
+        """
         cost = intent.estimated_cost_usd
         if cost == 0:
             return None
         charged = charged_to(intent, self._day)
         found = [
-            (self._account(budget, key), budget)
+            (self._account(budget, key), budget, key)
             for budget in dict.fromkeys(budgets)
             if (key := budget.key(charged)) is not None
         ]
         if cost is None:
-            unpriced = [account for account, budget in found if budget.unknown_cost is None]
+            unpriced = [account for account, budget, _ in found if budget.unknown_cost is None]
             for account in unpriced:
                 account.unknown += 1
             if unpriced:
                 label = unpriced[0].budget.label
                 return f"budget {label}: the price is unknown, and it has no unknown_cost"
-            cost = max((budget.unknown_cost or 0.0 for _, budget in found), default=0.0)
-        request = nano(cost)
-        refusing = [account for account, _ in found if account.left < request]
-        for account, _ in found:
-            account.wanted += request
-            account.reserved += 0 if refusing else request
-        if refusing and request:
+            cost = max((budget.unknown_cost or 0.0 for _, budget, _ in found), default=0.0)
+        taken = taken_usd or {}
+        growths = [(account, nano(cost) - nano(taken.get(key, 0.0))) for account, _, key in found]
+        refusing = [account for account, growth in growths if 0 < growth > account.left]
+        for account, growth in growths:
+            account.wanted += growth
+            account.reserved += 0 if refusing else growth
+        if refusing:
             left = usd(max(refusing[0].left, 0))
             return f"budget {refusing[0].budget.label}: {left:.4f} USD are left of it"
         return None

@@ -4,9 +4,11 @@ import asyncio
 import logging
 import os
 import socket
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ParamSpec, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, ParamSpec, Self, TypeVar
 
 from uuid_utils import compat as uuid_utils
 
@@ -28,6 +30,25 @@ _LONGEST_WAIT_SECONDS = 5.0
 # Most waits for an account are over before anybody has to be told of them.
 _TELL_AFTER_SECONDS = 1.0
 _TELL_EVERY_SECONDS = 10.0
+
+DEFAULT_LEASE_SECONDS = 60.0
+"""How long others stay away from a worker that gives no sign of life."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A time by both clocks of this machine, in seconds.
+
+    While a process is stopped both go on. While a virtual machine is paused the steady one may
+    stand still, and the wall clock is put right when it goes on.
+    """
+
+    steady: float = field(default_factory=time.monotonic)
+    wall: float = field(default_factory=time.time)
+
+    def seconds_to(self, later: Self) -> float:
+        """Return how long it is until a later moment, by the clock by which it is longer."""
+        return max(later.steady - self.steady, later.wall - self.wall)
 
 
 def new_run_id() -> str:
@@ -53,10 +74,14 @@ class Claims:
         ledger: where they are kept.
         lease_seconds: how long others stay away from a worker that gives no sign of life, and up
             to a third more.
+        clock: tells what time it is.
     """
 
-    def __init__(self, ledger: Ledger, *, lease_seconds: float) -> None:
+    def __init__(
+        self, ledger: Ledger, *, lease_seconds: float, clock: Callable[[], Moment] = Moment
+    ) -> None:
         self.ledger = ledger
+        self.clock = clock
         self.renewal_seconds = lease_seconds / 3
         self.lease_seconds = lease_seconds + self.renewal_seconds
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
@@ -105,8 +130,11 @@ class Claims:
         owner = f"{self._worker}:{uuid.uuid4().hex[:12]}"
         patience = _Patience(patience_seconds, on_busy)
         ids = Minted(new_id)
+        begun = self.clock()
 
         def claim() -> Claim:
+            nonlocal begun
+            begun = self.clock()
             return self.ledger.claim(
                 intent,
                 owner=owner,
@@ -118,7 +146,8 @@ class Claims:
 
         while True:
             try:
-                return Lease(self, await self._claim_now(claim, owner), owner)
+                claimed = await self._claim_now(claim, owner)
+                return Lease(self, claimed, owner, since=begun)
             except LeaseHeldError as exc:
                 if not await patience.waits_for_worker(exc):
                     raise
@@ -189,11 +218,12 @@ class Lease:
     keeps others away, so a failed renewal is logged and not raised.
     """
 
-    def __init__(self, claims: Claims, claim: Claim, owner: str) -> None:
+    def __init__(self, claims: Claims, claim: Claim, owner: str, *, since: Moment) -> None:
         self._claims = claims
         self.kind = claim.kind
         self.row = claim.submission
         self._owner = owner
+        self._since = since
         self._timer: asyncio.TimerHandle | None = None
         self._renewal: asyncio.Task[None] | None = None
 
@@ -216,10 +246,33 @@ class Lease:
         self._schedule()
 
     async def _renew(self) -> None:
+        begun = self._claims.clock()
+
+        def renew(id: str, owner: str) -> None:
+            nonlocal begun
+            begun = self._claims.clock()
+            self._claims.ledger.renew(id, owner, lease_seconds=self._claims.lease_seconds)
+
         try:
-            await self.apply(self._claims.ledger.renew, lease_seconds=self._claims.lease_seconds)
+            await self.apply(renew)
+            self._since = begun
         except LedgerError as exc:
             _log.warning("lease of submission %s was not renewed: %s", self.row.id, exc)
+
+    def objection(self) -> str | None:
+        """Say why nothing may be sent any more: the lease has ended, or will before it is due.
+
+        Others may then have looked for the job, found none, and be about to submit.
+        """
+        age = self._since.seconds_to(self._claims.clock())
+        left = self._claims.lease_seconds - age
+        if left >= self._claims.renewal_seconds:
+            return None
+        return (
+            f"the lease on submission {self.row.id} was renewed {age:.1f} s ago and is for "
+            f"{self._claims.lease_seconds:.1f} s; this process stood still, or the ledger cannot be "
+            "reached, so another worker may go on with it"
+        )
 
     async def apply(self, transition: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
         """Apply a ledger transition to this row as its owner.

@@ -10,7 +10,7 @@ from genblaze_dagster.errors import ConfigError, UnknownProviderError
 from genblaze_dagster.ledger.budgets import Budget
 from genblaze_dagster.ledger.ledger import Ledger
 from genblaze_dagster.pipeline.announcing import Listeners, StepCompleteEvent, StreamListener
-from genblaze_dagster.pipeline.claims import new_run_id
+from genblaze_dagster.pipeline.claims import DEFAULT_LEASE_SECONDS, new_run_id
 from genblaze_dagster.pipeline.declaration import Pipeline
 from genblaze_dagster.pipeline.events import EventHandler
 from genblaze_dagster.pipeline.generation import provider_of
@@ -50,6 +50,7 @@ async def execute(
     input_roots: Sequence[Path] | None = None,
     budgets: Sequence[Budget] = (),
     on_ambiguous: OnAmbiguous | str = OnAmbiguous.HOLD,
+    lease_seconds: float = DEFAULT_LEASE_SECONDS,
     raise_on_failure: bool = True,
     **options: Any,
 ) -> PipelineResult:
@@ -75,6 +76,8 @@ async def execute(
             unless `scope` is given.
         on_ambiguous: `hold` leaves a submit whose answer is lost to a person. WARNING: `resubmit`
             sends it again, and pays twice whenever the first one had arrived.
+        lease_seconds: after this long without a sign of life of this process another one may take
+            over what it has begun.
         raise_on_failure: raise when a step failed; False returns the result with its errors.
         **options: those of `run_options`.
 
@@ -94,6 +97,7 @@ async def execute(
         input_roots=input_roots,
         budgets=budgets,
         on_ambiguous=on_ambiguous,
+        lease_seconds=lease_seconds,
     )
     with ExitStack() as drawing:
         chosen = run_options(pipeline, drawing=drawing, **options)

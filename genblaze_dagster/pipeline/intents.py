@@ -4,7 +4,7 @@ import logging
 import math
 
 from genblaze_dagster.errors import GenblazeError
-from genblaze_dagster.ledger.submission import Intent, LedgerRow
+from genblaze_dagster.ledger.submission import Intent, LedgerRow, submit_key
 from genblaze_dagster.net.redact import redact
 from genblaze_dagster.pipeline.claims import Claims
 from genblaze_dagster.pipeline.generation import Generation
@@ -31,6 +31,7 @@ def intent_of(generation: Generation, target: Target) -> Intent:
         tenant_id=target.tenant_id,
         account=None if has is None else has.account,
         estimated_cost_usd=expected_cost(provider, generation.request),
+        for_asset=target.for_asset,
     )
 
 
@@ -51,11 +52,8 @@ def expected_cost(provider: Provider, request: GenerationRequest) -> float | Non
 
 
 async def idempotency_key(claims: Claims, row: LedgerRow) -> str:
-    """Return the key of a submission's submit: the same after a lost answer, new after a failure.
-
-    A vendor that replays what it answered to a key would replay the failure for ever.
-    """
+    """Return the key of the submit of a submission's present attempt; see `submit_key`."""
     if row.attempt == 1:
-        return row.run_id
+        return submit_key(row.run_id, 0)
     failed = await claims.call(claims.ledger.past_attempts, row.id)
-    return f"{row.run_id}-{len(failed)}" if failed else row.run_id
+    return submit_key(row.run_id, len(failed))

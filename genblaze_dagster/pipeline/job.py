@@ -16,6 +16,7 @@ from genblaze_dagster.errors import (
     ProviderError,
     ProviderTimeoutError,
 )
+from genblaze_dagster.net.fence import Objection, fenced
 from genblaze_dagster.net.redact import redact
 from genblaze_dagster.pipeline.events import StepEventType, StepPhase
 from genblaze_dagster.pipeline.generation import Generation
@@ -58,6 +59,8 @@ class Job:
 
     `is_late` is True when the step's time was over.
 
+    `objection` is asked right before the bytes of a submit leave, and may still stop them.
+
     With an `account` every submit waits for its turn. That is not the vendor's time: the step's
     timeout does not run meanwhile.
     """
@@ -67,6 +70,7 @@ class Job:
     record: JobRecord
     notify: Callable[..., None]
     account: Account | None = None
+    objection: Objection = lambda: None
     job_id: str | None = None
     attempts: int = 0
     interrupted: bool = False
@@ -157,7 +161,7 @@ class Job:
         return await self._fetch(job_id)
 
     async def _submit(self) -> Submission:
-        provider, request = self.generation.provider, self.generation.request
+        provider = self.generation.provider
         await self._turn()
         await self.record.sending()
         self._tell("submitted")
@@ -165,7 +169,7 @@ class Job:
             self.attempts += 1
             self.on_the_wire = True
             try:
-                submission = await self._answer(self._guarded(provider.submit(request)))
+                submission = await self._answer(self._guarded(self._send()))
                 break
             except GenblazeError as exc:
                 # One lost answer stays lost, whatever later attempts are told.
@@ -186,6 +190,12 @@ class Job:
                 raise asyncio.CancelledError
             self._tell("processing")
         return submission
+
+    async def _send(self) -> Submission:
+        with fenced(self.objection) as fence:
+            # A provider with connections of its own is looked at here only.
+            fence.check()
+            return await self.generation.provider.submit(self.generation.request)
 
     async def _turn(self) -> None:
         """Wait until the account may submit again."""
@@ -246,7 +256,11 @@ class Job:
             if task.cancelled():
                 raise
             await asyncio.wait({task}, timeout=_CANCEL_GRACE_SECONDS)
-            if not task.done() or task.exception() is not None:
+            if not task.done():
+                raise
+            if (error := task.exception()) is not None:
+                if getattr(error, "sent", None) is False:
+                    self.on_the_wire = self.answer_lost
                 raise
             self.interrupted = True
             return task.result()

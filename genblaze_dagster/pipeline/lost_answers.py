@@ -1,9 +1,10 @@
 """What can be done about a submission that is held because the answer to its submit was lost.
 
-The store may have the result: then a process died between storing it and saying so. Else the vendor
-is asked which jobs it has, if it can say. One that nobody else's submission accounts for is ours,
-and is resumed. None at all, on the vendor's certain word, means that nothing was sent.
-Everything else stays with a person, unless the run says that it would rather pay twice.
+The store may have the result: then a process died between storing it and saying so. The vendor may
+have called back with the job meanwhile. Else it is asked which jobs it has, if it can say. One that
+nobody else's submission accounts for is ours, and is resumed. None at all, on the vendor's certain
+word, means that nothing was sent. Everything else stays with a person, unless the run says that it
+would rather pay twice.
 """
 
 import asyncio
@@ -22,8 +23,8 @@ from genblaze_dagster.pipeline.claims import Claims
 from genblaze_dagster.pipeline.events import StepEventType
 from genblaze_dagster.pipeline.generation import Generation
 from genblaze_dagster.pipeline.intents import idempotency_key
+from genblaze_dagster.pipeline.stored_results import stored_result
 from genblaze_dagster.providers.protocol import FindsJobs, FoundJobs, GenerationRequest
-from genblaze_dagster.storage.refs import read_ref
 from genblaze_dagster.storage.store import MediaStore
 
 LOOK_AFTER_SECONDS = (0.5, 1.5, 3.0)
@@ -125,11 +126,8 @@ class LostAnswers:
         if row.owner is None:
             return False
         try:
-            ref = await read_ref(self.store, row.asset_key, row.partition_key or None)
-            if ref is None or ref.run_id != row.run_id:
-                return False
-            keys = [ref.manifest_key, *(media.key for media in ref.media)]
-            if not all(await asyncio.gather(*(self.store.head(key) for key in keys))):
+            ref = await stored_result(self.store, row)
+            if ref is None:
                 return False
             # In the name of its owner, which wrote all this and died before it could say so.
             result = ref.to_dict()
@@ -144,6 +142,9 @@ class LostAnswers:
     async def _verdict(
         self, row: LedgerRow, generation: Generation, notify: Callable[..., None]
     ) -> tuple[Verdict, str | None]:
+        told = await self._called_back(row)
+        if told is not None:
+            return Verdict.FOUND, told
         look = await self._look(row, generation, notify)
         if look is not None and len(look.job_ids) == 1:
             return Verdict.FOUND, next(iter(look.job_ids))
@@ -152,6 +153,16 @@ class LostAnswers:
         if self.on_ambiguous is OnAmbiguous.RESUBMIT:
             return Verdict.PAID_AGAIN, None
         return Verdict.HELD, None
+
+    async def _called_back(self, row: LedgerRow) -> str | None:
+        """Return the job with which the vendor has called back about this very submit.
+
+        What it calls with from now on, its receiver gives to the row, which is held.
+        """
+        told = await self.claims.call(self.claims.ledger.callbacks_for, row)
+        jobs = [callback.job_id for callback in told]
+        known = await self.claims.call(self.claims.ledger.known_jobs, jobs) if jobs else set[str]()
+        return next((job_id for job_id in jobs if job_id not in known), None)
 
     async def _look(
         self, row: LedgerRow, generation: Generation, notify: Callable[..., None]

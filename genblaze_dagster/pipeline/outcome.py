@@ -51,7 +51,8 @@ class Target:
 
     `asset_key` and `partition_key` name the materialisation; `scope` is the run or backfill in
     which every retry meets the same ledger row. `run_id` and `step_id` are the ids of a new
-    submission, if it comes to one; they are made up when left out.
+    submission, if it comes to one; they are made up when left out. `for_asset` is the asset whose
+    budgets it counts against, when that is another than `asset_key`.
     """
 
     asset_key: str
@@ -63,3 +64,4 @@ class Target:
     pipeline: str | None = None
     run_id: str | None = None
     step_id: str | None = None
+    for_asset: str | None = None

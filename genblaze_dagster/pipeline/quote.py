@@ -41,7 +41,8 @@ class StepQuote:
 
     `cost_usd` is what would be reserved: 0.0 when nothing is asked of the vendor, None when nobody
     can say, for the `reason`. `ref` is the stored media that would be taken, `intent` what the
-    ledger would be told of a new request.
+    ledger would be told of a new request, and `taken_usd` what of it is reserved already, by whose
+    spending it is, where it takes over an open submission.
     """
 
     asset_key: str
@@ -53,6 +54,7 @@ class StepQuote:
     reason: str | None = None
     ref: MediaRef | None = field(default=None, repr=False)
     intent: Intent | None = field(default=None, repr=False)
+    taken_usd: Mapping[SpendKey, float] = field(default_factory=dict[SpendKey, float], repr=False)
 
 
 @dataclass(frozen=True, slots=True)

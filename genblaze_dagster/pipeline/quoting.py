@@ -5,24 +5,21 @@ up in the same ledger. Nothing is submitted, claimed or written.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import cast
 
-from genblaze_dagster.core.enums import Modality
+from genblaze_dagster.core.enums import Modality, ProviderErrorCode
 from genblaze_dagster.core.reference import MediaRef
 from genblaze_dagster.errors import AuthError, GenblazeError, NotFoundError, ProviderError
 from genblaze_dagster.ledger.ledger import Ledger
-from genblaze_dagster.ledger.submission import (
-    OPEN_STATES,
-    UNSETTLED_STATES,
-    Intent,
-    LedgerRow,
-    SubmissionState,
-)
+from genblaze_dagster.ledger.peeking import Peek
+from genblaze_dagster.ledger.prospects import NextStep
+from genblaze_dagster.ledger.submission import Intent, LedgerRow
 from genblaze_dagster.pipeline.declaration import StepSpec
+from genblaze_dagster.pipeline.error_codes import CANCELLED
 from genblaze_dagster.pipeline.fallback import models_of
 from genblaze_dagster.pipeline.generation import Generation, render
 from genblaze_dagster.pipeline.inputs import Inputs
@@ -35,6 +32,16 @@ from genblaze_dagster.providers.protocol import GenerationRequest, InputMedia, P
 from genblaze_dagster.storage.store import MediaStore
 
 UNTIL_INPUT_EXISTS = "unknown until its input exists"
+_TAKEN = {NextStep.FINISHED: Outlook.FINISHED, NextStep.REUSED: Outlook.REUSED}
+# An open job is finished before any other model is asked.
+_UNSETTLED = (
+    NextStep.WAIT,
+    NextStep.RESUME,
+    NextStep.HOLD,
+    NextStep.HELD,
+    NextStep.TAKE_OVER,
+)
+_NOTHING_BEFORE = Peek(NextStep.FIRST_ATTEMPT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +66,6 @@ class Quoter:
     Args:
         store: where the run would store.
         ledger: what has been asked and paid; None when there is none yet.
-        carries_on: whether the scope of the targets is a run or backfill that has begun already.
         resubmits: what is held would be sent again.
         clock: current time, aware UTC.
     """
@@ -69,17 +75,15 @@ class Quoter:
         store: MediaStore,
         ledger: Ledger | None,
         *,
-        carries_on: bool = False,
         resubmits: bool = False,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._store = store
         self._ledger = ledger
-        self._carries_on = carries_on
         self._resubmits = resubmits
         self._clock = clock
         self._inputs = Inputs(store, Upstream(store))
-        self._known: dict[str, _Known] = {}
+        self._places: dict[str, Set[tuple[str | None, str]]] = {}
         self._priced_by_inputs: set[str] = set()
 
     async def quote(self, wish: Wish) -> StepQuote:
@@ -94,8 +98,8 @@ class Quoter:
         except NotFoundError as exc:
             return _outcome(wish, Outlook.IMPOSSIBLE, 0.0, str(exc))
         refusal: GenblazeError | None = None
-        asked: Generation | None = None
-        for spec in models_of(wish.spec):
+        models: list[_Model] = []
+        for position, spec in enumerate(models_of(wish.spec)):
             try:
                 generation = _rendered(spec, wish, media, looks)
             except GenblazeError as exc:
@@ -103,13 +107,13 @@ class Quoter:
                 if not isinstance(exc, ProviderError):
                     break
                 continue
-            asked = asked or generation
-            if looks is None and (row := self._of(wish).unsettled(wish, generation)) is not None:
-                # An open job is finished before any other model is asked.
-                return await self._unsettled(wish, generation, row)
-        if asked is None:
+            if looks is not None:
+                return self._unmade(wish, generation, looks)
+            intent = intent_of(generation, wish.target)
+            models.append(_Model(position, generation, intent, self._peek(intent)))
+        if not models:
             return _outcome(wish, Outlook.IMPOSSIBLE, 0.0, _told(refusal))
-        return await self._settled(wish, asked, looks)
+        return await self._claimed(wish, _first_asked(models))
 
     async def _media(self, wish: Wish) -> tuple[tuple[InputMedia, ...], Looks | None]:
         """Return the inputs, and who looks at them when they are not made yet."""
@@ -124,44 +128,51 @@ class Quoter:
             return unmade_inputs([wish.spec.modality] * len(wish.spec.sources))
         return consumed.media, None
 
-    async def _settled(self, wish: Wish, asked: Generation, looks: Looks | None) -> StepQuote:
-        if looks is None:
-            known = self._of(wish)
-            own = known.finished(wish, asked)
-            if own is not None and (ref := await self._there(own)) is not None:
-                return _outcome(wish, Outlook.FINISHED, 0.0, ref=ref, model=asked.spec.model)
-            if wish.target.reuse and (ref := await self._reusable(asked)) is not None:
-                return _outcome(wish, Outlook.REUSED, 0.0, ref=ref, model=asked.spec.model)
-        return self._new(wish, asked, looks)
+    async def _claimed(self, wish: Wish, model: "_Model") -> StepQuote:
+        """Return what a run would be told by the ledger, and do then."""
+        asked, intent, peek = model.asked, model.intent, model.peek
+        if (found := await self._taken(wish, asked, peek)) is not None:
+            return found
+        if peek.step in _TAKEN and peek.row is not None:
+            # It is deleted: what a run then wants is another wish.
+            lost = replace(intent, reuse=False, scope=f"{intent.scope}#{peek.row.run_id}")
+            peek = self._peek(lost, is_known=True)
+            if (found := await self._taken(wish, asked, peek)) is not None:
+                return found
+        return self._asked(wish, asked, intent, peek)
 
-    async def _unsettled(self, wish: Wish, asked: Generation, row: LedgerRow) -> StepQuote:
-        model = asked.spec.model
-        if row.state in OPEN_STATES:
-            expires = row.lease_expires_at
-            if expires is not None and expires > self._clock():
-                reason = f"another worker is at it, its lease ends at {expires:%H:%M:%S} UTC"
-                return _outcome(wish, Outlook.UNDER_WAY, 0.0, reason, model=model)
-            if row.job_id is not None:
-                return _outcome(wish, Outlook.RESUMED, 0.0, f"job {row.job_id}", model=model)
-            if row.sending_at is None or row.deduplicates:
-                return self._new(wish, asked, None)
-        if wish.target.reuse and (ref := await self._reusable(asked)) is not None:
-            return _outcome(wish, Outlook.REUSED, 0.0, ref=ref, model=model)
-        if self._resubmits:
-            return self._new(wish, asked, None)
-        reason = f"the answer of submission {row.id} was lost; resolve it in the ledger"
-        return _outcome(wish, Outlook.HELD, 0.0, reason, model=model)
+    async def _taken(self, wish: Wish, asked: Generation, peek: Peek) -> StepQuote | None:
+        """Return the quote of media that is stored, and still there."""
+        if peek.step not in _TAKEN or peek.row is None:
+            return None
+        ref = await self._there(peek.row)
+        if ref is None:
+            return None
+        return _outcome(wish, _TAKEN[peek.step], 0.0, ref=ref, model=asked.spec.model)
 
-    def _new(self, wish: Wish, asked: Generation, looks: Looks | None) -> StepQuote:
-        if looks is not None and self._is_priced_by_inputs(wish, asked, looks):
-            intent, reason = _unpriced(wish.target, asked.spec), UNTIL_INPUT_EXISTS
-        else:
-            intent, reason = intent_of(asked, wish.target), None
-            if intent.estimated_cost_usd is None:
-                reason = f"{asked.provider.name} names no price for it"
-        cost = intent.estimated_cost_usd
-        quoted = _outcome(wish, Outlook.NEW, cost, reason, model=asked.spec.model)
-        return replace(quoted, intent=intent)
+    def _asked(self, wish: Wish, asked: Generation, intent: Intent, peek: Peek) -> StepQuote:
+        """Return the quote of media that is not stored yet."""
+        model, row = asked.spec.model, peek.row
+        if row is not None and peek.step is NextStep.WAIT:
+            reason = (
+                f"another worker is at it, its lease ends at {row.lease_expires_at:%H:%M:%S} UTC"
+            )
+            return _outcome(wish, Outlook.UNDER_WAY, 0.0, reason, model=model)
+        if row is not None and peek.step is NextStep.RESUME:
+            return _outcome(wish, Outlook.RESUMED, 0.0, f"job {row.job_id}", model=model)
+        if row is not None and peek.step in (NextStep.HOLD, NextStep.HELD) and not self._resubmits:
+            reason = f"the answer of submission {row.id} was lost; resolve it in the ledger"
+            return _outcome(wish, Outlook.HELD, 0.0, reason, model=model)
+        reason = None
+        if intent.estimated_cost_usd is None:
+            reason = f"{asked.provider.name} names no price for it"
+        return replace(_new(wish, asked, intent, reason), taken_usd=peek.taken_usd)
+
+    def _unmade(self, wish: Wish, asked: Generation, looks: Looks) -> StepQuote:
+        """Return the quote of a request whose inputs are not made yet."""
+        if self._is_priced_by_inputs(wish, asked, looks):
+            return _new(wish, asked, _unpriced(wish.target, asked.spec), UNTIL_INPUT_EXISTS)
+        return self._asked(wish, asked, intent_of(asked, wish.target), _NOTHING_BEFORE)
 
     def _is_priced_by_inputs(self, wish: Wish, asked: Generation, looks: Looks) -> bool:
         """Whether the price depends on inputs that are not made yet; one look is enough per asset."""
@@ -175,14 +186,6 @@ class Quoter:
             self._priced_by_inputs.add(wish.target.asset_key)
         return True
 
-    async def _reusable(self, asked: Generation) -> MediaRef | None:
-        if self._ledger is None:
-            return None
-        stored = self._ledger.find(
-            generation_key=asked.key, state=SubmissionState.STORED, newest_first=True, limit=1
-        )
-        return await self._there(stored[0]) if stored else None
-
     async def _there(self, row: LedgerRow) -> MediaRef | None:
         """Return what a submission stored, None when it is no longer there."""
         if row.result is None:
@@ -193,43 +196,52 @@ class Quoter:
         )
         return ref if all(found) else None
 
-    def _of(self, wish: Wish) -> "_Known":
-        """Return what the ledger knows of an asset; it is asked once."""
-        key = wish.target.asset_key
-        if key not in self._known:
-            scope = wish.target.scope if self._carries_on else None
-            self._known[key] = _Known.of(self._ledger, key, scope)
-        return self._known[key]
-
-
-_Place = tuple[str | None, str]
+    def _peek(self, intent: Intent, *, is_known: bool = False) -> Peek:
+        """Return what a claim would do; the ledger is asked only about what it can know."""
+        if self._ledger is None:
+            return _NOTHING_BEFORE
+        if not (is_known or intent.reuse):
+            asset = intent.asset_key
+            if asset not in self._places:
+                self._places[asset] = self._ledger.places(asset, intent.scope)
+            if (intent.partition_key, intent.generation_key) not in self._places[asset]:
+                return _NOTHING_BEFORE
+        return self._ledger.peek(intent, now=self._clock())
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    """Submissions of one asset by partition and generation key."""
+class _Model:
+    """One model of a wish: what it would be asked, and what a claim of that would do."""
 
-    open: Mapping[_Place, LedgerRow]
-    stored: Mapping[_Place, LedgerRow]
+    position: int
+    asked: Generation
+    intent: Intent
+    peek: Peek
 
-    @classmethod
-    def of(cls, ledger: Ledger | None, asset_key: str, scope: str | None) -> "_Known":
-        if ledger is None:
-            return cls({}, {})
-        unsettled = ledger.find(states=UNSETTLED_STATES, asset_key=asset_key)
-        in_scope = [] if scope is None else ledger.find(asset_key=asset_key, scope=scope)
-        stored = [row for row in in_scope if row.state is SubmissionState.STORED]
-        return cls(_by_place(unsettled), _by_place(stored))
-
-    def unsettled(self, wish: Wish, asked: Generation) -> LedgerRow | None:
-        return self.open.get((wish.target.partition_key, asked.key))
-
-    def finished(self, wish: Wish, asked: Generation) -> LedgerRow | None:
-        return self.stored.get((wish.target.partition_key, asked.key))
+    @property
+    def gives_way(self) -> bool:
+        """Whether it has failed in this run so that the next one is asked; see `Fallback`."""
+        row = self.peek.row
+        if self.peek.step is not NextStep.ANOTHER_ATTEMPT or row is None:
+            return False
+        if self.position > 0:
+            return row.error_code != CANCELLED
+        return row.error_code == ProviderErrorCode.MODEL_ERROR
 
 
-def _by_place(rows: Sequence[LedgerRow]) -> dict[_Place, LedgerRow]:
-    return {(row.partition_key, row.generation_key): row for row in rows}
+def _first_asked(models: Sequence[_Model]) -> _Model:
+    """Return the model that a run would begin with."""
+    for steps in ((NextStep.FINISHED,), _UNSETTLED):
+        for model in models:
+            if model.peek.step in steps:
+                return model
+    return next((model for model in models if not model.gives_way), models[0])
+
+
+def _new(wish: Wish, asked: Generation, intent: Intent, reason: str | None) -> StepQuote:
+    cost = intent.estimated_cost_usd
+    quoted = _outcome(wish, Outlook.NEW, cost, reason, model=asked.spec.model)
+    return replace(quoted, intent=intent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +317,7 @@ def _unpriced(target: Target, spec: StepSpec) -> Intent:
         provider=spec.provider_name,
         model=spec.model,
         tenant_id=target.tenant_id,
+        for_asset=target.for_asset,
     )
 
 

@@ -1,5 +1,7 @@
 """Runs that finish what was submitted before, and submit nothing."""
 
+from collections.abc import Collection, Iterator, Sequence
+from itertools import groupby
 from typing import Final
 
 from genblaze_dagster.errors import NotReachedError
@@ -28,3 +30,23 @@ class ResumeOnlyLedger(Ledger):
             "not sent: this run only finishes jobs that were submitted before, and none of them is "
             "for this request; run the asset without resuming to submit it"
         )
+
+
+def neighbours(
+    order: Sequence[str], wanted: Collection[str | None], *, most: int
+) -> Iterator[list[str]]:
+    """Cut wanted partitions into ranges without gaps, of at most `most` keys each.
+
+    A range is told from Dagster by its first and last key; one with a gap would run what nobody
+    asked for.
+
+    Args:
+        order: every partition of the asset.
+        wanted: those to run; what is not in `order` is left out.
+        most: keys in one range.
+    """
+    places = [place for place, key in enumerate(order) if key in wanted]
+    # Neighbours have the same distance from their place in the list.
+    for _, run in groupby(enumerate(places), key=lambda counted: counted[1] - counted[0]):
+        keys = [order[place] for _, place in run]
+        yield from (keys[start : start + most] for start in range(0, len(keys), most))

@@ -16,7 +16,7 @@ from genblaze_dagster.errors import ConfigError, GenblazeError
 from genblaze_dagster.ledger.budgets import Budget
 from genblaze_dagster.ledger.ledger import Ledger
 from genblaze_dagster.net.redact import redact
-from genblaze_dagster.pipeline.claims import Claims
+from genblaze_dagster.pipeline.claims import DEFAULT_LEASE_SECONDS, Claims
 from genblaze_dagster.pipeline.declaration import StepSpec
 from genblaze_dagster.pipeline.events import EventHandler, StepEventType
 from genblaze_dagster.pipeline.inputs import Inputs
@@ -74,7 +74,7 @@ class Runner:
         retry: RetryPolicy | None = None,
         on_event: EventHandler | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        lease_seconds: float = 60.0,
+        lease_seconds: float = DEFAULT_LEASE_SECONDS,
         input_roots: Sequence[Path] | None = None,
         embed: EmbedPolicy | None = None,
         moderation: ModerationHook | None = None,

@@ -14,6 +14,7 @@ from genblaze_dagster.errors import ConfigError, PipelineTimeoutError
 from genblaze_dagster.ledger.budgets import Budget
 from genblaze_dagster.ledger.ledger import Ledger
 from genblaze_dagster.pipeline.announcing import Announcer
+from genblaze_dagster.pipeline.claims import DEFAULT_LEASE_SECONDS
 from genblaze_dagster.pipeline.declaration import Pipeline
 from genblaze_dagster.pipeline.environment import default_ledger_url, default_store_url
 from genblaze_dagster.pipeline.events import EventHandler
@@ -82,6 +83,7 @@ class Places:
     input_roots: Sequence[Path] | None = None
     budgets: Sequence[Budget] = ()
     on_ambiguous: OnAmbiguous | str = OnAmbiguous.HOLD
+    lease_seconds: float = DEFAULT_LEASE_SECONDS
 
     def destination(self) -> MediaStore:
         """Return the store.
@@ -126,6 +128,7 @@ async def session(
                 cache=cache,
                 budgets=places.budgets,
                 on_ambiguous=places.on_ambiguous,
+                lease_seconds=places.lease_seconds,
             )
         )
         runs = Session(runner, places)

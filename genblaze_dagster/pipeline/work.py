@@ -299,6 +299,7 @@ class Work:
             record=lease,
             notify=self.notify,
             account=Account.of(generation.provider, self._tools.claims),
+            objection=lease.objection,
             job_id=None if is_spooled(lease.row.job_id) else lease.row.job_id,
         )
 

@@ -7,11 +7,14 @@ every 3 s. Subtitles: `GET /v2/transcript/{id}/srt` and `/vtt`. Cost unit: hours
 tells the price, so it is unknown.
 Quirks: the key stands bare in the header; there is no 402, an empty account is a 400 whose text
 names the balance; a failed job is an HTTP 200 with words and no code; silence gives an empty text.
-Deleting wipes a finished transcript and stops nothing.
+Deleting wipes a finished transcript and stops nothing. Calls back
+(https://www.assemblyai.com/docs/deployment/webhooks-for-pre-recorded-audio) hold an id and a state,
+and come up to ten times, but not again after a 4xx. They are not signed, but bring a header of ours.
 """
 
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, cast
 
 from genblaze_dagster.core.enums import Modality
@@ -39,6 +42,8 @@ from genblaze_dagster.providers.protocol import (
 )
 from genblaze_dagster.providers.vendor import inputs
 from genblaze_dagster.providers.vendor.api import Vendor
+from genblaze_dagster.providers.vendor.callbacks import Callback, Delivery
+from genblaze_dagster.providers.vendor.called_back import CalledBackProvider
 from genblaze_dagster.providers.vendor.errors import (
     ErrorKind,
     ErrorRules,
@@ -46,10 +51,12 @@ from genblaze_dagster.providers.vendor.errors import (
     kind_of_text,
     nothing_submitted,
 )
-from genblaze_dagster.providers.vendor.provider import DEFAULT_MODEL, VendorProvider
+from genblaze_dagster.providers.vendor.provider import DEFAULT_MODEL
 from genblaze_dagster.providers.vendor.traits import InputForm, Traits
 
 POLL_SECONDS = 3.0
+CALLBACK_HEADER = "x-genblaze-callback"
+"""Header of AssemblyAI's calls with the submission's key and token."""
 
 _STATES = {
     "queued": JobState.QUEUED,
@@ -110,14 +117,15 @@ def _read_error(status: int, body: Any) -> Refusal:
     return Refusal(text, kind=kind_of_text(text, _BALANCE) if status == 400 else None)
 
 
-class AssemblyAIProvider(VendorProvider):
+class AssemblyAIProvider(CalledBackProvider):
     """AssemblyAI's transcription.
 
     The input is one piece of audio or video; it goes as a URL where the store has one, else it is
     uploaded. The model is `universal-2` and the like, several joined by commas in the order of
     preference, or `default`. Parameters: `language`, `diarize` and `speakers`, `output_format`
     (text, srt, vtt; subtitles come beside the text), and what else the API takes. The output is the
-    text; words and their times (seconds) stand in its audio metadata, speakers in the record.
+    text; words and their times (seconds) stand in its audio metadata, speakers in the record. With
+    the parameter `webhook_url` AssemblyAI calls that address, and not `callbacks`.
     """
 
     name = "assemblyai"
@@ -138,6 +146,7 @@ class AssemblyAIProvider(VendorProvider):
         webhooks=True,
     )
     families = FAMILIES
+    proves_callbacks = False
 
     def check(self, request: GenerationRequest, payload: Mapping[str, Any]) -> None:
         """Refuse a request without exactly one recording."""
@@ -161,6 +170,8 @@ class AssemblyAIProvider(VendorProvider):
             body["audio_url"] = await self._audio_url(request)
         if request.model != DEFAULT_MODEL:
             body["speech_models"] = [model.strip() for model in request.model.split(",")]
+        if not any(name.startswith("webhook_") for name in body):
+            body |= self._webhook(request)
         created = await self.api.document("POST", "/v2/transcript", request_of=request, json=body)
         return self.job_started(request, created)
 
@@ -199,6 +210,19 @@ class AssemblyAIProvider(VendorProvider):
             provider_payload=payload,
         )
 
+    async def callback_of(self, delivery: Delivery, *, now: datetime) -> Callback:
+        """Return what a call tells, and which submission the header we asked for says it is about.
+
+        The header is checked where the secret is known that made it, the address by the receiver.
+        """
+        key, _, token = delivery.header(CALLBACK_HEADER).rpartition(".")
+        if (endpoint := self.callbacks) is not None:
+            endpoint.verify(self.name, key, token)
+        told = delivery.document()
+        native = str(told.get("status"))
+        state = JobState.FAILED if native == "error" else _STATES.get(native)
+        return delivery.callback(told.get("transcript_id"), state, submission_key=key)
+
     async def subtitles(
         self, job_id: str, form: str, *, chars_per_caption: int | None = None
     ) -> bytes:
@@ -221,6 +245,17 @@ class AssemblyAIProvider(VendorProvider):
             seconds=600.0,
         )
         return uploaded["upload_url"]
+
+    def _webhook(self, request: GenerationRequest) -> dict[str, str]:
+        endpoint, address = self.callbacks, self.callback_address(request)
+        if endpoint is None or address is None:
+            return {}
+        key = request.idempotency_key
+        return {
+            "webhook_url": address,
+            "webhook_auth_header_name": CALLBACK_HEADER,
+            "webhook_auth_header_value": f"{key}.{endpoint.token(self.name, key)}",
+        }
 
     async def _audio_url(self, request: GenerationRequest) -> str:
         (item,) = request.inputs

@@ -61,7 +61,8 @@ class BaseProvider(ABC):
     The three may block; they are called on threads of their own. Raise `ProviderError` (or a class
     below it) with the vendor's status and code; any other exception is classified by its class and
     the status it carries, never by its words. A submit that raises something unclear counts as
-    perhaps accepted, and is not sent again.
+    perhaps accepted, and is not sent again; so does one that says only that the vendor failed or
+    took too long, unless it says `sent=False`.
 
     Class attributes: `name` is what manifests call the provider; `version` is yours, change it when
     the same request would give something else; `poll_interval` is the first pause between polls in

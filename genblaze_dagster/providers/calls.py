@@ -12,6 +12,7 @@ from typing import Any, cast
 from genblaze_dagster.core.enums import StepStatus
 from genblaze_dagster.core.models import Step
 from genblaze_dagster.errors import ConfigError, OutputError
+from genblaze_dagster.net.fence import fence_of
 from genblaze_dagster.net.redact import redact
 from genblaze_dagster.providers.base import (
     BaseProvider,
@@ -80,6 +81,9 @@ class Calls:
         def call() -> Accepted:
             try:
                 self._preflight_once(step)
+                if (fence := fence_of()) is not None:
+                    # What the provider sends is its own affair: this is the last look.
+                    fence.check()
                 with self._typed(Phase.SUBMIT, step):
                     return self._submit(step, config)
             finally:

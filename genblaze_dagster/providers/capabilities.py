@@ -7,9 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from genblaze_dagster.providers.catalogue import BUILT_IN, vendor_of
+from genblaze_dagster.providers.vendor.called_back import CalledBackProvider
 from genblaze_dagster.providers.vendor.traits import Traits
 
-_HEAD = ("provider", "makes", "takes media as", "lost answer", "cancel", "cost known", "key")
+_HEAD = (
+    "provider",
+    "makes",
+    "takes media as",
+    "lost answer",
+    "calls back",
+    "cancel",
+    "cost known",
+    "key",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +31,8 @@ class Capability:
     traits: Traits
     deduplicates: bool
     finds_jobs: bool
+    names_submission: bool
+    """Whether the vendor's calls back name the submission, and so tell the job of a lost answer."""
     has_prices: bool
     variable: str
     key_variables: tuple[str, ...]
@@ -30,7 +42,16 @@ class Capability:
         """What happens when the answer to a submit is lost."""
         if self.deduplicates:
             return "sent again, billed once"
+        if self.names_submission:
+            return "told by a call back, else held"
         return "looked up" if self.finds_jobs else "held"
+
+    @property
+    def calls_back(self) -> str:
+        """Which of its jobs the vendor calls back about, where there is a receiver."""
+        if not self.traits.webhooks:
+            return "-"
+        return "each job" if self.names_submission else "each project"
 
     @property
     def cost(self) -> str:
@@ -57,6 +78,7 @@ def capabilities() -> Iterator[Capability]:
             traits=kind.traits,
             deduplicates=kind.deduplicates,
             finds_jobs=hasattr(kind, "find_jobs"),
+            names_submission=issubclass(kind, CalledBackProvider),
             has_prices=any(f.spec_template.pricing is not None for f in kind.families),
             variable=kind.vendor.named_variable or kind.vendor.key_variables[0],
             key_variables=kind.vendor.key_variables,
@@ -75,6 +97,7 @@ def _cells(one: Capability) -> tuple[str, ...]:
         ", ".join(one.traits.makes),
         ", ".join(form.value for form in one.traits.inputs) or "-",
         one.lost_answer,
+        one.calls_back,
         "yes" if one.traits.cancels else "-",
         one.cost,
         f"`{one.variable}`",

@@ -107,6 +107,12 @@ _BROKEN_CONNECTIONS = frozenset(
 )
 
 
+# Codes that do not say what the vendor objects to: only an answer of its makes them a refusal.
+_UNEXPLAINED = frozenset(
+    {ProviderErrorCode.SERVER_ERROR, ProviderErrorCode.TIMEOUT, ProviderErrorCode.UNKNOWN}
+)
+
+
 class Phase(StrEnum):
     """What a provider was doing when it raised."""
 
@@ -131,7 +137,8 @@ def typed_error(
         provider: the provider's name.
         step: what it worked on; its prompts are kept out of the message.
         phase: which method. Only for a submit it matters whether the request was sent: a failure
-            to connect says no, a status says yes, anything else does not tell.
+            to connect says no, a status or what the vendor objects to says yes, anything else,
+            such as that it failed or took too long, does not tell.
         one_request: False when a submit goes on after its paid request, so that a failure to
             connect, or a 429, may have come from a later one.
     """
@@ -146,9 +153,30 @@ def typed_error(
         typed.model = typed.model or step.model
     if phase is Phase.PREFLIGHT:
         typed.sent = False
-    elif phase is Phase.SUBMIT and not one_request and typed.transient:
-        typed.sent = None
+    elif phase is Phase.SUBMIT:
+        _say_whether_sent(typed, error)
+        if not one_request and typed.transient:
+            typed.sent = None
     return typed
+
+
+def _say_whether_sent(typed: ProviderError, error: BaseException) -> None:
+    """Correct `sent` of a submit that was merely said to have failed.
+
+    "The vendor answered" is what a `ProviderError` says when nobody has thought of it. Where it
+    stands for an error of an SDK, that knows better.
+    """
+    if typed.sent is not True or typed.http_status is not None or typed.code not in _UNEXPLAINED:
+        return
+    links = list(_chain(error))
+    typed.http_status = next((s for link in links if (s := _status(link)) is not None), None)
+    if typed.http_status is not None:
+        return
+    kinds = set().union(*map(_names, links))
+    if not kinds.isdisjoint(_BEFORE_SEND):
+        typed.sent = False
+    elif typed.code is not ProviderErrorCode.UNKNOWN or kinds & (_TIMEOUTS | _BROKEN_CONNECTIONS):
+        typed.sent = None
 
 
 def error_for_code(code: object, message: str, **details: Any) -> ProviderError:

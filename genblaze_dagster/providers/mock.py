@@ -44,7 +44,8 @@ class MockProvider(SyncProvider):
             are made here, those of a file URL are read.
         latency: seconds a call takes; it blocks as long.
         should_fail: raise instead of answering.
-        error_code: of that error.
+        error_code: of that error. `server_error` and `timeout` count as a lost answer, as those of
+            a real vendor would.
         error_message: of that error.
         cost_usd: what a call costs; None is unknown.
         models: this and the following as in `BaseProvider`.

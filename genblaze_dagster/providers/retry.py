@@ -19,6 +19,8 @@ _VENDOR_FAILED = 500
 _UNEXPLAINED = frozenset(
     {ProviderErrorCode.SERVER_ERROR, ProviderErrorCode.TIMEOUT, ProviderErrorCode.UNKNOWN}
 )
+# What a vendor says of itself, and an adapter may conclude from silence.
+_FAILED = frozenset({ProviderErrorCode.SERVER_ERROR, ProviderErrorCode.TIMEOUT})
 # The vendor turned the request away before doing anything with it.
 _TURNED_AWAY = 429
 
@@ -99,14 +101,17 @@ def is_ambiguous(error: BaseException) -> bool:
     """Whether a failed submit may have been accepted, so that sending again may pay twice.
 
     That is so when the answer was lost, and when it is a 5xx or 408: a vendor that fails does not
-    say what it had done by then. Any other answer is a refusal.
+    say what it had done by then, and neither does a failure or timeout without a status. Any other
+    answer is a refusal.
     """
     if not isinstance(error, ProviderError):
         # A provider that raises something else tells nothing about how far it got.
         return not isinstance(error, GenblazeError)
     if error.sent is not True:
         return error.sent is None
-    status = error.http_status or 0
+    status = error.http_status
+    if status is None:
+        return error.code in _FAILED
     return status in _LOST_BEHIND_A_GATEWAY or (
         status >= _VENDOR_FAILED and error.code in _UNEXPLAINED
     )

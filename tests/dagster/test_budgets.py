@@ -132,6 +132,56 @@ def test_functions_and_agents_keep_to_budgets_too(world: World) -> None:
     assert world.provider.submitted == 0
 
 
+def two_steps(world: World, **options: Any) -> Any:
+    """An agent with two calls in each of its three iterations, none of which is accepted at first."""
+
+    def draw(context: Any) -> Pipeline:
+        return (
+            Pipeline("film")
+            .step(world.provider, model="m", name="still", prompt=f"still {context.iteration}")
+            .step(
+                world.provider,
+                model="m",
+                name="clip",
+                prompt=f"clip {context.iteration}",
+                input_from="still",
+            )
+        )
+
+    judge = CallableEvaluator(lambda result: result.run.steps[-1].prompt == "clip 2")
+    return agent_asset(draw, judge, name="asset", key_prefix=["my"], **options)
+
+
+@pytest.mark.parametrize("scope", [BudgetScope.ASSET, BudgetScope.PARTITION])
+def test_what_an_agent_tries_counts_against_its_asset(world: World, scope: BudgetScope) -> None:
+    """Every step of every iteration does, whatever it is called in the ledger."""
+    budget = Budget(scope, 4.0, match="my/asset", unknown_cost=0.5)
+    result = world.materialize([two_steps(world, budgets=[budget])], raise_on_error=False)
+    assert f"budget {scope} my/asset has no room" in failed_records(result)[0]["message"]
+    assert world.provider.submitted == 4
+    with Ledger(f"sqlite:///{world.folder / 'ledger.db'}") as ledger:
+        assert ledger.spend(scope, "my/asset").paid_usd == 4.0
+        assert {row.asset_key for row in ledger.rows()} == {
+            "agent/my/asset",
+            "agent_steps/my/asset/still",
+        }
+    quoted = quote([two_steps(world, budgets=[budget])], resources=world.resources)
+    (found,) = quoted.budgets
+    assert (found.key.key, found.spent_usd, found.fits) == ("my/asset", 4.0, False)
+
+
+@pytest.mark.parametrize("cost_usd", [1.0, None])
+def test_an_agent_shows_what_all_its_steps_were_to_cost(
+    world: World, cost_usd: float | None
+) -> None:
+    """Not only what the accepted one was: cost, estimate and what is reserved are of the loop."""
+    world.provider.cost_usd = cost_usd
+    assert world.materialize([two_steps(world)]).success
+    values = {name: one.value for name, one in world.event("my/asset").metadata.items()}
+    amounts = [values.get(n) for n in ("cost_usd", "estimated_cost_usd", "reserved_usd")]
+    assert amounts == ([6.0, 6.0, None] if cost_usd else [None, 6.0, 6.0])
+
+
 def test_a_lost_answer_is_held_unless_the_asset_would_rather_pay_twice(world: World) -> None:
     """What is held stays so for a person; `resubmit` sends it again, and the quote says so."""
     world.provider.errors = {"a": ProviderError("reset by peer", sent=None)}

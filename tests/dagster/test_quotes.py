@@ -1,14 +1,16 @@
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
 import pytest
 
 from genblaze_dagster import Media, Pipeline, PromptTable, generation_asset
-from genblaze_dagster.errors import ConfigError, HeldError, PartitionKeyError
+from genblaze_dagster.errors import ConfigError, HeldError, ModelError, PartitionKeyError
+from genblaze_dagster.ledger.budgets import Budget, BudgetScope
 from genblaze_dagster.ledger.ledger import Intent, Ledger
-from genblaze_dagster.providers.protocol import GenerationRequest
+from genblaze_dagster.providers.protocol import GenerationRequest, Submission
 from genblaze_dagster.quotes import Outlook, Quote, quote
 from tests.support.providers import CountingProvider
 from tests.support.world import World, prompts
@@ -209,3 +211,105 @@ def test_a_thousand_partitions_are_quoted_in_seconds(world: World) -> None:
     found = quoted(world, assets)
     assert found.counts == {"new": 2000}
     assert time.monotonic() - started < 10
+
+
+def _one(world: World, **options: Any) -> list[dg.AssetsDefinition]:
+    pipeline = Pipeline("one").step(
+        world.provider, model="m", name="image", prompt="draw {subject}"
+    )
+    return pipeline.to_assets(partitions=prompts(*KEYS), **options)
+
+
+def _left_unsent(world: World, assets: Sequence[dg.AssetsDefinition]) -> None:
+    """A run reserves for every partition, and dies before it sends anything."""
+    url = f"sqlite:///{world.folder / 'ledger.db'}"
+    with Ledger(url) as ledger:
+        for item in quoted(world, assets).items:
+            assert item.intent is not None
+            dead = replace(item.intent, scope="dead")
+            ledger.release(ledger.claim(dead, owner="w").submission.id, "w")
+
+
+@pytest.mark.parametrize("scope", [None, "another"])
+def test_what_is_taken_over_needs_no_room_again(world: World, scope: str | None) -> None:
+    """What an open submission of another run has reserved is not asked for a second time."""
+    asset = Budget(BudgetScope.ASSET, 0.12)
+    assets = _one(world, budgets=[asset, Budget(BudgetScope.RUN, 0.12)], max_concurrency=1)
+    _left_unsent(world, assets)
+    found = quoted(world, assets, scope=scope)
+    assert found.counts == {"new": 3}
+    assert [(b.key.scope, b.spent_usd, b.wanted_usd, b.fits) for b in found.budgets] == [
+        ("asset", 0.12, 0.0, True),
+        ("run", 0.0, 0.12, True),
+    ]
+    assert world.materialize(assets, KEYS).success
+    with Ledger(f"sqlite:///{world.folder / 'ledger.db'}") as ledger:
+        assert ledger.spend(BudgetScope.ASSET, "one/image").total_usd == 0.12
+        assert len(list(ledger.rows())) == 3
+
+
+def test_what_a_run_has_taken_over_is_finished_for_it(world: World) -> None:
+    """Also when its submission was begun by another run: nothing is asked again."""
+    assets = _one(world)
+    _left_unsent(world, assets)
+    world.materialize(assets, KEYS, tags={"dagster/root_run_id": "second"})
+    assert quoted(world, assets, scope="second").counts == {"finished": 3}
+    assert quoted(world, assets, scope="dead").counts == {"finished": 3}
+    assert quoted(world, assets, scope="third").counts == {"new": 3}
+
+
+def test_deleted_media_is_asked_for_anew_and_not_taken_from_elsewhere(world: World) -> None:
+    """As in the run, for which that is another wish."""
+    assets = _one(world, reuse=True)
+    tags = {"dagster/root_run_id": "first"}
+    world.materialize(assets, KEYS, tags=tags)
+    media = [world.ref("one/image", key).media[0].key for key in KEYS]
+    (world.folder / "store" / media[0]).unlink()
+    found = quoted(world, assets, scope="first")
+    assert outlooks(found) == {
+        ("one/image", "a"): "new",
+        ("one/image", "b"): "finished",
+        ("one/image", "c"): "finished",
+    }
+    submitted = world.provider.submitted
+    world.materialize(assets, KEYS, tags=tags)
+    assert world.provider.submitted == submitted + 1
+    assert quoted(world, assets, scope="first").counts == {"finished": 3}
+
+
+class Breaking(CountingProvider):
+    """Its first model gives nothing."""
+
+    async def submit(self, request: GenerationRequest) -> Submission:
+        if request.model == "m":
+            raise ModelError("there is no such model")
+        return await super().submit(request)
+
+
+@pytest.mark.parametrize("delivers", [True, False])
+def test_a_model_that_failed_in_a_run_is_not_asked_again_by_it(
+    world: World, delivers: bool
+) -> None:
+    """The one that stood in for it is finished, or asked next."""
+    provider = Breaking()
+    pipeline = Pipeline("one").step(
+        provider, model="m", name="image", prompt="draw {subject}", fallback_models=["spare"]
+    )
+    assets = pipeline.to_assets(partitions=prompts("a"))
+    if delivers:
+        world.materialize(assets, "a", tags={"dagster/root_run_id": "first"})
+    else:
+        _refused(world, assets)
+    (item,) = quoted(world, assets, scope="first").items
+    assert (item.model, item.outlook) == ("spare", "finished" if delivers else "new")
+    assert quoted(world, assets).items[0].model == "m"
+
+
+def _refused(world: World, assets: Sequence[dg.AssetsDefinition]) -> None:
+    """The declared model has failed in a run, which ended before it asked another."""
+    (item,) = quoted(world, assets).items
+    assert item.intent is not None
+    with Ledger(f"sqlite:///{world.folder / 'ledger.db'}") as ledger:
+        row = ledger.claim(replace(item.intent, scope="first"), owner="w").submission
+        ledger.mark_sending(row.id, "w")
+        ledger.failed(row.id, "w", code="model_error", message="none", sent=True)

@@ -12,7 +12,9 @@ from sqlalchemy import Connection, create_engine, inspect, text
 from genblaze_dagster.errors import HeldError, LedgerError
 from genblaze_dagster.ledger.budgets import Budget, BudgetScope, Spend
 from genblaze_dagster.ledger.ledger import ClaimKind, Intent, Ledger, SubmissionState
+from genblaze_dagster.ledger.migrations import MIGRATIONS
 from genblaze_dagster.ledger.schema import metadata, prepare
+from genblaze_dagster.providers.protocol import JobState
 
 # The tables of version 1 as that release created them.
 VERSION_1 = """
@@ -43,6 +45,7 @@ WORDS = {
     "sqlite": {"time": "DATETIME", "compact": "WITHOUT ROWID"},
     "postgresql": {"time": "TIMESTAMP WITH TIME ZONE", "compact": ""},
 }
+NEWEST = len(MIGRATIONS) + 1
 STATES = ("intended", "submitted", "succeeded", "stored", "failed", "held")
 CREATED = datetime(2026, 1, 2, 23, 0, tzinfo=UTC)
 SENT = datetime(2026, 1, 3, 1, 0, tzinfo=UTC)
@@ -67,7 +70,15 @@ def old_url(ledger_url: str, connect: Callable[[], Any]) -> str:
     return ledger_url
 
 
-def fill(connection: Connection) -> None:
+def fill(connection: Connection, *, version: int = 1) -> None:
+    """Create the tables of a version and a submission in every state."""
+    fill_first(connection)
+    for migrate in MIGRATIONS[: version - 1]:
+        migrate(connection)
+    connection.execute(text("UPDATE schema_version SET version = :found"), {"found": version})
+
+
+def fill_first(connection: Connection) -> None:
     name = connection.dialect.name
     for statement in VERSION_1.format_map(WORDS[name]).split(";"):
         connection.execute(text(statement))
@@ -162,7 +173,22 @@ def test_rows_of_every_state_come_along(old_url, connect):
         "stored": ClaimKind.FINISHED,
         "failed": ClaimKind.NEW,
     }
-    assert version(connect) == 2
+    assert version(connect) == NEWEST
+
+
+def test_a_submission_of_version_2_is_called_back(ledger_url, connect):
+    """Its row is all that is needed; the job of a held one is taken."""
+    with connect() as connection:
+        fill(connection, version=2)
+    with Ledger(ledger_url) as ledger:
+        state = JobState.SUCCEEDED
+        told = ledger.called_back("vendor", "d-1", "job-x", state=state, submission_key="id-5")
+        assert (told.is_new, told.is_found) == (True, True)
+        assert ledger.claim(intent("held"), owner="b").kind is ClaimKind.RESUME
+        old = ledger.called_back("vendor", "d-2", "job-1", state=state, submission_key=None)
+        assert old.submission is not None
+        assert old.submission.id == "id-4"
+    assert version(connect) == NEWEST
 
 
 def test_old_money_counts(old_url):
@@ -181,14 +207,15 @@ def test_old_money_counts(old_url):
         ledger.claim(new, owner="b", budgets=[Budget(BudgetScope.RUN, 1.35)])
 
 
-def test_a_migrated_ledger_is_like_a_new_one(ledger_url, connect):
+@pytest.mark.parametrize("version", range(1, NEWEST))
+def test_a_migrated_ledger_is_like_a_new_one(ledger_url, connect, version):
     """Tables, columns, keys and indexes are the same, so one release means one schema."""
     with connect() as connection:
         prepare(connection)
         new = shape(connection)
         for table in reversed(metadata.sorted_tables):
             table.drop(connection)
-        fill(connection)
+        fill(connection, version=version)
         prepare(connection)
         assert shape(connection) == new
 
@@ -235,7 +262,7 @@ def test_many_processes_meet_an_old_ledger_at_once(old_url, connect):
         timeout=120,
     )
     assert ended.stdout.splitlines() == ["6"] * 8
-    assert version(connect) == 2
+    assert version(connect) == NEWEST
 
 
 def test_a_newer_ledger_is_refused_and_left_alone(ledger_url, connect):
@@ -246,7 +273,7 @@ def test_a_newer_ledger_is_refused_and_left_alone(ledger_url, connect):
         connection.execute(text("UPDATE schema_version SET version = 99"))
     with (
         Ledger(ledger_url) as ledger,
-        pytest.raises(LedgerError, match=r"version 99 and this release knows up to 2; upgrade"),
+        pytest.raises(LedgerError, match=f"version 99 and this release knows up to {NEWEST};"),
     ):
         list(ledger.rows())
     assert version(connect) == 99

@@ -219,7 +219,7 @@ def left_behind(ledger: Ledger, store: MediaStore, provider: Listing) -> None:
             raise SystemExit
 
     try:
-        run(store, ledger, Dies(), lease_seconds=0.05)
+        run(store, ledger, Dies(), lease_seconds=0.6)
     except SystemExit:
         return
     raise AssertionError("it should have died")

@@ -16,6 +16,7 @@ from genblaze_dagster.ledger.ledger import Ledger
 from genblaze_dagster.pipeline.declaration import Pipeline
 from genblaze_dagster.providers.adapter import AdaptedProvider, adapt
 from genblaze_dagster.providers.base import BaseProvider, RunnableConfig
+from genblaze_dagster.providers.mock import MockProvider
 from genblaze_dagster.providers.protocol import GenerationRequest
 from genblaze_dagster.storage.store import MediaStore
 from tests.providers.guide_style import PNG, REQUEST, Guide, Jobs, input_media
@@ -235,6 +236,39 @@ def test_an_unclear_failure_of_generate_is_held(ledger: Ledger) -> None:
         errors = failed.value.result.errors  # type: ignore[attr-defined]
         assert isinstance(next(iter(errors.values())), HeldError)
     assert len(provider.seen) == 1
+
+
+@pytest.mark.parametrize("code", [ProviderErrorCode.SERVER_ERROR, ProviderErrorCode.TIMEOUT])
+@pytest.mark.parametrize("kind", ["sync", "jobs", "mock"])
+def test_a_vendor_that_fails_without_an_answer_is_not_asked_again(
+    kind: str, code: ProviderErrorCode, ledger: Ledger
+) -> None:
+    """The adapter names no status, so nobody knows whether it was taken on: held, for good."""
+    asked: list[str] = []
+
+    class Failing(Guide):
+        def generate(self, step: Step, config: RunnableConfig | None = None) -> Step:
+            asked.append(step.step_id)
+            raise ProviderError("the vendor is out of order", code=code)
+
+    class FailingJobs(Jobs):
+        def submit(self, step: Step, config: RunnableConfig | None = None) -> Any:
+            asked.append(step.step_id)
+            raise ProviderError("the vendor is out of order", code=code)
+
+    class FailingMock(MockProvider):
+        def generate(self, step: Step, config: RunnableConfig | None = None) -> Step:
+            asked.append(step.step_id)
+            return super().generate(step, config)
+
+    mock = FailingMock(should_fail=True, error_code=code)
+    provider = {"sync": Failing(), "jobs": FailingJobs(), "mock": mock}[kind]
+    for _ in range(2):
+        with pytest.raises(PipelineError) as failed:
+            run(provider, ledger)
+        errors = failed.value.result.errors  # type: ignore[attr-defined]
+        assert isinstance(next(iter(errors.values())), HeldError)
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize(

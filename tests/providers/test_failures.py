@@ -21,6 +21,7 @@ from genblaze_dagster.errors import (
     RateLimitError,
 )
 from genblaze_dagster.providers.failures import Phase, error_for_code, typed_error
+from genblaze_dagster.providers.retry import is_ambiguous
 
 
 def classify(error: BaseException, **options: Any) -> ProviderError:
@@ -155,6 +156,52 @@ def test_what_merely_happened_before_is_no_cause() -> None:
     error = RuntimeError("the second host hung up")
     error.__context__ = ConnectionRefusedError()
     assert classify(error).sent is None
+
+
+def _meaning(code: ProviderErrorCode, cause: BaseException | None, **details: Any) -> Exception:
+    """What an adapter raises on purpose, having read an error of its SDK."""
+    try:
+        raise ProviderError("as the adapter sees it", code=code, **details) from cause
+    except ProviderError as exc:
+        return exc
+
+
+_SERVER, _TIMEOUT = ProviderErrorCode.SERVER_ERROR, ProviderErrorCode.TIMEOUT
+_UNKNOWN, _INVALID = ProviderErrorCode.UNKNOWN, ProviderErrorCode.INVALID_INPUT
+
+
+@pytest.mark.parametrize(
+    ("error", "sent", "ambiguous"),
+    [
+        (_meaning(_SERVER, None), None, True),
+        (_meaning(_TIMEOUT, None), None, True),
+        (_meaning(_SERVER, None, sent=False), False, False),
+        (_meaning(_SERVER, None, http_status=503), True, True),
+        (_meaning(_SERVER, httpx.ConnectError("no", request=REQUEST)), False, False),
+        (_meaning(_SERVER, httpx.ReadError("no", request=REQUEST)), None, True),
+        (_meaning(_SERVER, carrying(status_code=503)), True, True),
+        (_meaning(_SERVER, carrying(status_code=400)), True, False),
+        (_meaning(_TIMEOUT, ConnectionRefusedError()), False, False),
+        (_meaning(_TIMEOUT, TimeoutError()), None, True),
+        (_meaning(_UNKNOWN, None), True, False),
+        (_meaning(_UNKNOWN, TimeoutError()), None, True),
+        (_meaning(_UNKNOWN, ConnectionResetError()), None, True),
+        (_meaning(_UNKNOWN, ConnectionRefusedError()), False, False),
+        (_meaning(_UNKNOWN, carrying(status_code=502)), True, True),
+        (_meaning(_UNKNOWN, carrying(status_code=422)), True, False),
+        (_meaning(_INVALID, TimeoutError()), True, False),
+        (ProviderUnavailableError("down"), None, True),
+        (carrying(error_code="server_error"), None, True),
+        (carrying(error_code="timeout"), None, True),
+        (carrying(error_code="invalid_input"), True, False),
+    ],
+)
+def test_a_failed_submit_is_a_refusal_only_if_the_vendor_has_said_something(
+    error: Exception, sent: bool | None, ambiguous: bool
+) -> None:
+    """That the vendor failed, or took too long, does not say that it took nothing on."""
+    typed = classify(error)
+    assert (typed.sent, is_ambiguous(typed)) == (sent, ambiguous)
 
 
 def test_a_submit_of_several_requests_proves_nothing() -> None:

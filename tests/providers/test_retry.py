@@ -73,6 +73,9 @@ def test_a_policy_without_attempts_is_refused() -> None:
     [
         (ProviderUnavailableError("no route", sent=False), False, True, True),
         (ProviderUnavailableError("reset", sent=None), True, False, True),
+        (ProviderUnavailableError("down, it is said"), True, False, True),
+        (ProviderTimeoutError("late, it is said"), True, False, True),
+        (ProviderError("failed, it is said"), False, False, False),
         (ProviderUnavailableError("502", http_status=502), True, False, True),
         (ProviderUnavailableError("504", http_status=504), True, False, True),
         (ProviderUnavailableError("500", http_status=500), True, False, True),

@@ -40,12 +40,16 @@ EARLIER_STEPS = "agent_steps"
 class LoopReport:
     """What a loop for one partition has done; small enough to be kept for every partition.
 
-    `paid_usd` is what this attempt paid, None when that is not known.
+    `paid_usd` is what this attempt paid, None when that is not known; `estimated_usd` what the
+    providers expected of it, `reserved_usd` what it counts as in budgets where the cost is unknown.
+    Both are None when there is no such sum.
     """
 
     iterations: tuple["IterationReport", ...]
     paid_usd: float | None
     best: int | None
+    estimated_usd: float | None = None
+    reserved_usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +198,7 @@ class AgentRunner(Runner):
                 replace(
                     target,
                     asset_key=_candidates(target) if spec.name == last else earlier,
+                    for_asset=target.asset_key,
                     scope=f"{target.scope}#{index}",
                     tenant_id=pipeline.tenant_id,
                     project_id=pipeline.project_id,
@@ -255,11 +260,19 @@ def _report(course: Course) -> LoopReport:
         )
         for one in course.iterations
     ]
-    paid = total(
-        outcome.paid_usd for one in course.iterations for outcome in one.result.outcomes.values()
-    )
+    outcomes = [made for one in course.iterations for made in one.result.outcomes.values()]
+    # What was asked of a provider has a row in the ledger; what an earlier attempt has kept is read
+    # from the store.
+    asked = [made for made in outcomes if made.origin in (Origin.GENERATED, Origin.RESUMED)]
+    reserved = [made.reserved_usd for made in asked if made.reserved_usd is not None]
     best = course.best
-    return LoopReport(tuple(iterations), paid, None if best is None else best.index)
+    return LoopReport(
+        tuple(iterations),
+        paid_usd=total(made.paid_usd for made in outcomes),
+        best=None if best is None else best.index,
+        estimated_usd=total(made.estimated_cost_usd for made in asked) if asked else None,
+        reserved_usd=total(reserved) if reserved else None,
+    )
 
 
 def _nothing_accepted(course: Course) -> PipelineError:

@@ -9,23 +9,22 @@ is unknown (`unit_price` asks for the rate).
 Quirks: status, result and cancel drop all but owner and alias of the model, so the job id here is
 the path that fal answered with; a failed run is COMPLETED like a good one, and its error is the
 status of the result; a flagged picture comes with HTTP 200 and may be blanked. There is no
-idempotency and no list of jobs: a submit that got no answer may run. fal's webhook signatures are
-not checked here: their rule has no evidence.
+idempotency and no list of jobs: a submit that got no answer may run, and only fal's call back about
+it tells its id; see `fal.callbacks`.
 Unverified: how long outputs live without `output_lifetime`, the words of a locked account, what
 `list_models` and `unit_price` answer (from the documentation only), and whether the queue still
 hands out a result with `store_io=False`.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal, cast
+from urllib.parse import urlencode
 
 from genblaze_dagster.core.enums import Modality
 from genblaze_dagster.errors import (
-    ConfigError,
     ContentPolicyError,
     InvalidRequestError,
     ProviderError,
@@ -35,10 +34,12 @@ from genblaze_dagster.errors import (
 from genblaze_dagster.media.sniff import extension_for
 from genblaze_dagster.net.client import HttpAnswer
 from genblaze_dagster.providers.fal import audio, images, meshes, videos
+from genblaze_dagster.providers.fal.callbacks import APP, FalCallbacks
 from genblaze_dagster.providers.fal.endpoints import NEEDS, OURS
 from genblaze_dagster.providers.fal.jobs import (
     NOTHING_TO_STOP,
     STATES,
+    app_of,
     is_of_the_run,
     is_path,
     job_id_of,
@@ -46,6 +47,7 @@ from genblaze_dagster.providers.fal.jobs import (
     path_of,
 )
 from genblaze_dagster.providers.fal.media import members_of, written
+from genblaze_dagster.providers.fal.options import check_options, submit_headers
 from genblaze_dagster.providers.fal.results import facts_of, is_flagged, numbers_of, outputs_of
 from genblaze_dagster.providers.fal.uploads import Storage
 from genblaze_dagster.providers.fal.vendor import (
@@ -68,7 +70,8 @@ from genblaze_dagster.providers.protocol import (
 from genblaze_dagster.providers.validation import DiscoverySupport
 from genblaze_dagster.providers.vendor import inputs
 from genblaze_dagster.providers.vendor.api import json_object
-from genblaze_dagster.providers.vendor.provider import VendorProvider
+from genblaze_dagster.providers.vendor.callbacks import Callback, Delivery
+from genblaze_dagster.providers.vendor.called_back import CalledBackProvider
 from genblaze_dagster.providers.vendor.traits import InputForm, Traits
 
 POLL_SECONDS = 1.0
@@ -77,7 +80,7 @@ _MODEL = re.compile(r"\w[\w.-]*(/\w[\w.-]*)+")
 _MOST_PAGES = 1000
 
 
-class FalProvider(VendorProvider):
+class FalProvider(CalledBackProvider):
     """fal's models: images, upscaling, background removal, video, speech, music, transcripts, 3D.
 
     The model is fal's id, such as `fal-ai/flux/schnell`. Models of a family are checked member by
@@ -88,12 +91,12 @@ class FalProvider(VendorProvider):
     uploaded, where **anyone who knows the URL can read it** unless the account says otherwise. Steps
     that make 3D models have the modality `image`.
 
-    Args as of `VendorProvider`, and:
+    Args as of `CalledBackProvider`, and:
         sync: call the model directly and wait, past the queue: a lost answer is lost for good.
         priority: of the queue.
         start_timeout: seconds after which fal gives up a job that has not started.
         runner_hint: jobs with the same hint go to the same runner where that can be.
-        webhook_url: fal posts the result there as well.
+        webhook_url: fal posts the result there, and not to `callbacks`.
         output_lifetime: seconds that outputs are kept; unless given, the account decides.
         store_io: False: fal keeps neither the input nor the output of the job.
         vendor_retries: False: fal does not try a failed run again by itself.
@@ -149,23 +152,22 @@ class FalProvider(VendorProvider):
         self.api = FalApi(FAL, api_key=api_key, **own)
         self._jobs = FalApi(JOBS, api_key=api_key, **own)
         self._storage = Storage(self._jobs, self.clock)
-        _check_options(priority, start_timeout, webhook_url, output_lifetime, sync)
+        self._calls = FalCallbacks(own["client"])
+        check_options(priority, start_timeout, webhook_url, output_lifetime, sync)
         self._sync = sync
         self._webhook_url = webhook_url
         self._lifetime = None if output_lifetime is None else timedelta(seconds=output_lifetime)
         self._fail_flagged = fail_flagged
         self._logs = logs
         self._backup_domain = backup_domain
-        lifecycle = {"expiration_duration_seconds": output_lifetime}
-        headers = {
-            "x-fal-runner-hint": runner_hint,
-            "x-fal-queue-priority": priority,
-            "x-fal-request-timeout": None if start_timeout is None else str(float(start_timeout)),
-            "x-fal-object-lifecycle-preference": output_lifetime and json.dumps(lifecycle),
-            "x-fal-no-retry": None if vendor_retries else "1",
-            "x-fal-store-io": None if store_io else "0",
-        }
-        self._submit_headers = {name: str(value) for name, value in headers.items() if value}
+        self._submit_headers = submit_headers(
+            priority=priority,
+            start_timeout=start_timeout,
+            runner_hint=runner_hint,
+            output_lifetime=output_lifetime,
+            store_io=store_io,
+            vendor_retries=vendor_retries,
+        )
 
     def check(self, request: GenerationRequest, payload: Mapping[str, Any]) -> None:
         """Refuse what is no model of fal's, another modality, and inputs the model cannot take."""
@@ -202,14 +204,14 @@ class FalProvider(VendorProvider):
         model = self.model_of(request)
         if self._sync:
             return Submission(result=await self._made(request, model, body))
-        webhook = {} if self._webhook_url is None else {"fal_webhook": self._webhook_url}
+        address = self._webhook_url or self.callback_address(request)
         answer = await self._queue(
             self.api,
             "POST",
             f"/{model}",
             request_of=request,
             json=body,
-            params=webhook or None,
+            params=None if address is None else {"fal_webhook": address},
             headers=self._submit_headers,
         )
         return self.job_started(
@@ -266,6 +268,15 @@ class FalProvider(VendorProvider):
                 return False
             raise
         return json_object(answer, self.name).get("status") == "CANCELLATION_REQUESTED"
+
+    def callback_address(self, request: GenerationRequest) -> str | None:
+        """Return where fal calls about a request; with it what a call leaves out of the job id."""
+        address = super().callback_address(request)
+        return address and f"{address}&{urlencode({APP: app_of(self.model_of(request))})}"
+
+    async def callback_of(self, delivery: Delivery, *, now: datetime) -> Callback:
+        """Check fal's signature of a call and return what it tells."""
+        return await self._calls.read(delivery, now)
 
     async def upload(self, item: InputMedia) -> str:
         """Upload an input and return its URL, which is public."""
@@ -373,20 +384,3 @@ class FalProvider(VendorProvider):
         if path is None:
             raise self.refusal("job_id", "the job id is no owner/alias/requests/id", request)
         return path
-
-
-def _check_options(
-    priority: str | None,
-    start_timeout: float | None,
-    webhook_url: str | None,
-    output_lifetime: int | None,
-    sync: bool,
-) -> None:
-    if priority not in (None, "normal", "low"):
-        raise ConfigError(f"fal: priority is {priority!r}; give normal or low")
-    if start_timeout is not None and start_timeout <= 0:
-        raise ConfigError(f"fal: start_timeout is {start_timeout}; give seconds above 0")
-    if output_lifetime is not None and output_lifetime <= 0:
-        raise ConfigError(f"fal: output_lifetime is {output_lifetime}; give seconds above 0")
-    if webhook_url is not None and (sync or not webhook_url.startswith("https://")):
-        raise ConfigError("fal: webhook_url must be an https address, and sync has no webhooks")

@@ -9,13 +9,16 @@ Submit: `POST /generations/video`, `/generations/image` or `/generations/{id}/up
 video, pictures; no answer tells the price, so it is unknown.
 Quirks: Dream Machine takes URLs that it can fetch and nothing else; a failed generation has words
 and no code, of which a leading HTTP number is the only firm part. A video's `assets.image` is its
-thumbnail. Unverified: how long output URLs live (the successor's: one hour), the words of a
-moderation, and whether deleting a generation stops it or its charge.
+thumbnail. Dream Machine calls `callback_url` at every change of state
+(https://docs.lumalabs.ai/changelog/callbacks-and-credits-balance), again at most three times and
+at once, and signs nothing: the token of the address proves who calls. The successor calls nobody.
+Unverified: how long output URLs live (the successor's: one hour), the words of a moderation, and
+whether deleting a generation stops it or its charge.
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 from genblaze_dagster.core.enums import Modality, StepType
@@ -39,6 +42,8 @@ from genblaze_dagster.providers.protocol import (
 )
 from genblaze_dagster.providers.vendor import inputs
 from genblaze_dagster.providers.vendor.api import Api, Vendor
+from genblaze_dagster.providers.vendor.callbacks import Callback, Delivery
+from genblaze_dagster.providers.vendor.called_back import CalledBackProvider
 from genblaze_dagster.providers.vendor.errors import (
     ErrorKind,
     ErrorRules,
@@ -46,7 +51,6 @@ from genblaze_dagster.providers.vendor.errors import (
     first_problem,
     kind_of_text,
 )
-from genblaze_dagster.providers.vendor.provider import VendorProvider
 from genblaze_dagster.providers.vendor.traits import InputForm, Traits
 
 POLL_SECONDS = 4.0
@@ -101,16 +105,17 @@ DREAM_MACHINE = _vendor("https://api.lumalabs.ai/dream-machine/v1", "LUMAAI_API_
 AGENTS = _vendor("https://agents.lumalabs.ai/v1", "LUMA_AGENTS_API_KEY")
 
 
-class LumaProvider(VendorProvider):
+class LumaProvider(CalledBackProvider):
     """Luma's ray and photon models, and those of the successor API.
 
     Parameters: `duration` (5 or 9 seconds), `aspect_ratio`, `resolution`, `loop`, `concepts`,
     `output_format`. Image inputs of a video are its first frame and, with `role: last_frame`, its
     last. Image inputs of an image are references; with `role: style`, `character` or `modify` they
     are that; `weight` in their metadata is how much they count. `StepType.UPSCALE` with the parameter
-    `generation_id` enlarges an earlier generation of Luma.
+    `generation_id` enlarges an earlier generation of Luma. With the parameter `callback_url` Luma
+    calls that address, and not `callbacks`.
 
-    Args as of `VendorProvider`; `agents_api_key` is the key of the successor API,
+    Args as of `CalledBackProvider`; `agents_api_key` is the key of the successor API,
     LUMA_AGENTS_API_KEY by default.
     """
 
@@ -123,6 +128,7 @@ class LumaProvider(VendorProvider):
         webhooks=True,
     )
     families = FAMILIES
+    proves_callbacks = False
 
     def __init__(
         self, api_key: str | None = None, *, agents_api_key: str | None = None, **options: Any
@@ -132,7 +138,7 @@ class LumaProvider(VendorProvider):
 
     def validate(self, request: GenerationRequest) -> None:
         """Refuse what the model cannot do, before anything is paid; see `VendorProvider`."""
-        _ = self._api_of(request).key
+        _ = self._api_of(request).key, self.callbacks
         if request.step_type is StepType.UPSCALE:
             self._generation_id(request)
             return
@@ -164,7 +170,10 @@ class LumaProvider(VendorProvider):
         else:
             kind = "video" if request.modality is Modality.VIDEO else "image"
             path, body = f"/generations/{kind}", self._body(request)
-        created = await self._api_of(request).document("POST", path, request_of=request, json=body)
+        api = self._api_of(request)
+        if api is self.api and (address := self.callback_address(request)) is not None:
+            body.setdefault("callback_url", address)
+        created = await api.document("POST", path, request_of=request, json=body)
         return self.job_started(request, created)
 
     async def poll(self, job_id: str, request: GenerationRequest) -> JobStatus:
@@ -193,6 +202,13 @@ class LumaProvider(VendorProvider):
             cost_usd=self.cost(request, outputs, {}),
             model_version=generation.get("model"),
         )
+
+    async def callback_of(self, delivery: Delivery, *, now: datetime) -> Callback:
+        """Return what a call tells, whoever made it: Luma signs nothing."""
+        generation = delivery.document()
+        native = str(generation.get("state"))
+        state = JobState.FAILED if native == "failed" else _STATES.get(native)
+        return delivery.callback(generation.get("id"), state)
 
     async def delete_generation(self, job_id: str) -> None:
         """Remove the record of a generation; whether that stops it is not known."""

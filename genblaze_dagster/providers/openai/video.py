@@ -9,6 +9,9 @@ Poll: `GET /videos/{id}`, every 5 to 10 s. Output: `GET /videos/{id}/content`, w
 an hour after completion. Cost unit: seconds, by model and size.
 Quirks: `seconds` is text; a refused job is a 200 with status failed; there is no way to cancel.
 A lost answer can be looked up among the project's recent videos, by model, prompt and time.
+OpenAI calls back where the project's settings in its dashboard say, with `video.completed` and
+`video.failed` and a Standard Webhooks signature (https://platform.openai.com/docs/guides/webhooks).
+Such a call cannot name the submission, which is known by its job.
 Unverified: the codes of failed jobs, whether deleting a video stops a running job, and whether the
 list of videos is complete at once.
 """
@@ -19,7 +22,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from genblaze_dagster.core.enums import Modality, StepType
-from genblaze_dagster.errors import ModelError, ProviderUnavailableError
+from genblaze_dagster.errors import ConfigError, ModelError, ProviderUnavailableError
 from genblaze_dagster.net.client import FilePart, TextPart
 from genblaze_dagster.providers.openai.provider import OpenAIProvider
 from genblaze_dagster.providers.openai.transfer import IMAGE_TRANSFER, fetched_url
@@ -43,11 +46,14 @@ from genblaze_dagster.providers.protocol import (
 )
 from genblaze_dagster.providers.vendor import inputs
 from genblaze_dagster.providers.vendor.api import json_object
+from genblaze_dagster.providers.vendor.callbacks import Callback, Delivery, webhook_key
+from genblaze_dagster.providers.vendor.called_back import CallbackReader
 from genblaze_dagster.providers.vendor.errors import Refusal
 from genblaze_dagster.providers.vendor.provider import DEFAULT_MODEL
 from genblaze_dagster.providers.vendor.traits import InputForm, Traits
 
 POLL_SECONDS = 5.0
+SECRET_VARIABLE = "OPENAI_WEBHOOK_SECRET"  # noqa: S105 - the name of a secret
 
 _BINARY = {"accept": "application/binary"}
 _INPUT_TYPES = frozenset({"image/jpeg", "image/png", "image/webp", "video/mp4"})
@@ -57,13 +63,14 @@ _STATES = {
     "in_progress": JobState.RUNNING,
     "completed": JobState.SUCCEEDED,
 }
+_EVENTS = {"video.completed": JobState.SUCCEEDED, "video.failed": JobState.FAILED}
 _SERVER_CODES = frozenset({"server_error", "internal_error"})
 _KEPT_FACTS = ("seconds", "size", "remixed_from_video_id")
 _PAGE = 100
 _MOST_PAGES = 10
 
 
-class SoraProvider(OpenAIProvider):
+class SoraProvider(CallbackReader, OpenAIProvider):
     """OpenAI's Sora: video with sound from text and a first picture.
 
     Parameters: `duration` (4, 8 or 12 seconds), `aspect_ratio` and `resolution`, or OpenAI's own
@@ -72,6 +79,9 @@ class SoraProvider(OpenAIProvider):
     With `operation` remix, edit or extend a video is made of an earlier one: that of `video_id`, or
     a video input. An edit step (`StepType.EDIT`) has the operation edit.
     The model `default` leaves the choice to OpenAI.
+
+    Args as of `OpenAIProvider`; `webhook_secret` is that of the dashboard's webhook,
+    OPENAI_WEBHOOK_SECRET by default.
     """
 
     name = "openai-sora"
@@ -81,10 +91,17 @@ class SoraProvider(OpenAIProvider):
         modalities=(Modality.VIDEO,),
         inputs=(InputForm.UPLOAD, InputForm.URL),
         finds_jobs=True,
+        webhooks=True,
         output_lifetime_hours=1,
     )
     families = FAMILIES
     others = OTHERS
+
+    def __init__(
+        self, api_key: str | None = None, *, webhook_secret: str | None = None, **options: Any
+    ) -> None:
+        super().__init__(api_key, **options)
+        self._webhook_secret = webhook_secret
 
     def payload(self, request: GenerationRequest) -> dict[str, Any]:
         """Return the native parameters of a request; see `VendorProvider`."""
@@ -178,6 +195,32 @@ class SoraProvider(OpenAIProvider):
                 break
             after = str(videos[-1]["id"])
         return FoundJobs(tuple(found))
+
+    async def callback_of(self, delivery: Delivery, *, now: datetime) -> Callback:
+        """Check OpenAI's signature of a call, and return what it tells.
+
+        Events of other things than videos have no state.
+
+        Raises:
+            ConfigError: there is no secret.
+        """
+        delivery.check_time(delivery.header("webhook-timestamp"), now)
+        key = webhook_key(self._webhook_secret, SECRET_VARIABLE)
+        if key is None:
+            raise ConfigError(
+                f"{self.vendor.name}: calls back cannot be checked here; set {SECRET_VARIABLE} to "
+                "the secret of the webhook in OpenAI's dashboard"
+            )
+        if not delivery.is_signed(key):
+            raise delivery.forged()
+        event = delivery.document()
+        data = event.get("data")
+        video = cast(Mapping[str, Any], data) if isinstance(data, dict) else {}
+        return delivery.callback(
+            video.get("id"),
+            _EVENTS.get(str(event.get("type"))),
+            delivery_id=delivery.delivery_id("webhook-id"),
+        )
 
     async def retrieve_video(self, video_id: str) -> Mapping[str, Any]:
         """Return OpenAI's record of a video: `status`, `seconds`, `size`, `expires_at`, ..."""

@@ -9,17 +9,21 @@ answer tells at most the seconds, so the price is unknown.
 Quirks: community models without a version answer 404 unless `unified=True`; with `wait` a finished
 prediction comes back as `processing` with its output filled in; `canceled` has one l, and `aborted`
 is in no client's list; outputs are deleted after one hour. A prediction that got no answer may run:
-nothing is sent again. Unverified: what a failure's words mean, but for NSFW and the E codes.
+nothing is sent again, and only Replicate's call back about it tells its id. Such calls have a
+Standard Webhooks signature (https://replicate.com/docs/topics/webhooks/verify-webhook) with the
+secret of the account: `GET /webhooks/default/secret`. Unverified: what a failure's words mean, but
+for NSFW and the E codes.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from genblaze_dagster.core.enums import Modality
 from genblaze_dagster.errors import AuthError, ConfigError, ModelError, QuotaError
+from genblaze_dagster.net.webhooks import signing_key
 from genblaze_dagster.providers.protocol import (
     GenerationRequest,
     InputMedia,
@@ -38,19 +42,23 @@ from genblaze_dagster.providers.replicate.predictions import (
 from genblaze_dagster.providers.validation import ValidationResult, ValidationSource
 from genblaze_dagster.providers.vendor import inputs
 from genblaze_dagster.providers.vendor.api import Vendor
+from genblaze_dagster.providers.vendor.callbacks import Callback, Delivery, webhook_key
+from genblaze_dagster.providers.vendor.called_back import CalledBackProvider
 from genblaze_dagster.providers.vendor.errors import ErrorRules, Refusal, nothing_submitted
-from genblaze_dagster.providers.vendor.provider import VendorProvider
+from genblaze_dagster.providers.vendor.fetched_keys import FetchedKeys
 from genblaze_dagster.providers.vendor.traits import InputForm, Traits
 
 OUTPUT_LIFETIME = timedelta(hours=1)
+SECRET_VARIABLE = "REPLICATE_WEBHOOK_SIGNING_SECRET"  # noqa: S105 - the name of a secret
 
 _VERSION = re.compile(r"[0-9a-f]{64}")
 _REFERENCE = re.compile(r"[\w.-]+/[\w.-]+(:[0-9a-f]{64})?")
 _MAX_DATA_BYTES = 256_000
 _KINDS = ("image", "video", "audio")
+_ENDED = {"failed": JobState.FAILED, **dict.fromkeys(CANCELLED, JobState.CANCELLED)}
 
 
-class ReplicateProvider(VendorProvider):
+class ReplicateProvider(CalledBackProvider):
     """Replicate's models.
 
     The model is `owner/name`, `owner/name:version` or a version. Parameters are the model's own
@@ -58,12 +66,15 @@ class ReplicateProvider(VendorProvider):
     field that its metadata's `field` names, else into `image`, `video` or `audio`; several of one
     field go as a list. Small files without a URL go as data URIs, others are uploaded.
 
-    Args as of `VendorProvider`, and:
+    Args as of `CalledBackProvider`, and:
         wait: keep the submit open until the prediction is done, at most so many seconds (1 to 60;
             True leaves them to Replicate). The job's id is then known only after that time.
         cancel_after: seconds after which Replicate gives a prediction up, whoever has forgotten it.
         unified: send every model as a version to `POST /predictions`, as newer clients do; community
             models then need no version.
+        webhook: Replicate posts the finished prediction there, and not to `callbacks`.
+        webhook_secret: signs Replicate's calls; default: REPLICATE_WEBHOOK_SIGNING_SECRET, else
+            Replicate is asked for it.
     """
 
     name = "replicate"
@@ -97,14 +108,21 @@ class ReplicateProvider(VendorProvider):
         wait: int | bool | None = None,
         cancel_after: int | None = None,
         unified: bool = False,
+        webhook: str | None = None,
+        webhook_secret: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(api_key, **options)
+        if webhook is not None and not webhook.startswith("https://"):
+            raise ConfigError("replicate: webhook must be an https address")
         if wait is not None and not isinstance(wait, bool) and not 1 <= wait <= 60:
             raise ConfigError(f"replicate: wait is {wait}; give 1 to 60 seconds, or True")
         self._wait = wait
         self._cancel_after = cancel_after
         self._unified = unified
+        self._webhook = webhook
+        self._webhook_secret = webhook_secret
+        self._secrets = FetchedKeys(self._fetch_secret)
 
     def check(self, request: GenerationRequest, payload: Mapping[str, Any]) -> None:
         """Refuse what is no reference to a model."""
@@ -123,6 +141,8 @@ class ReplicateProvider(VendorProvider):
         path, body = self._addressed(request.model)
         with nothing_submitted():
             body["input"] = {**self.payload(request), **await self._media(request)}
+        if address := self._webhook or self.callback_address(request):
+            body |= {"webhook": address, "webhook_events_filter": ["completed"]}
         prediction = await self.api.document(
             "POST",
             path,
@@ -184,6 +204,25 @@ class ReplicateProvider(VendorProvider):
         """Stop a prediction."""
         prediction = await self.api.document("POST", f"/predictions/{job_id}/cancel")
         return prediction.get("status") in CANCELLED
+
+    async def callback_of(self, delivery: Delivery, *, now: datetime) -> Callback:
+        """Check Replicate's signature of a call and return what it tells."""
+        delivery.check_time(delivery.header("webhook-timestamp"), now)
+        key = webhook_key(self._webhook_secret, SECRET_VARIABLE)
+        is_signed = delivery.is_signed
+        if not (is_signed(key) if key else await self._secrets.have(delivery, is_signed, now=now)):
+            raise delivery.forged()
+        prediction = delivery.document()
+        native = str(prediction.get("status"))
+        return delivery.callback(
+            prediction.get("id"),
+            _ENDED.get(native) or STATES.get(native),
+            delivery_id=delivery.delivery_id("webhook-id"),
+        )
+
+    async def _fetch_secret(self) -> Sequence[bytes]:
+        answer = await self.api.document("GET", "/webhooks/default/secret")
+        return (signing_key(str(answer.get("key") or ""), named="Replicate's webhook secret"),)
 
     async def retrieve_model(self, model: str) -> Mapping[str, Any]:
         """Return what Replicate says of `owner/name`: its latest version, and with it its inputs."""

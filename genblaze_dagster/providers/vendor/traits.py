@@ -28,7 +28,7 @@ class Traits:
         jobs: whether a submit gives a job to poll; otherwise the result itself.
         cancels: whether a running job can be stopped.
         finds_jobs: whether a job can be found after the answer to its submit was lost.
-        webhooks: whether the vendor can call back.
+        webhooks: whether the vendor calls back when a job is over, and that is understood here.
         reports_cost: whether the vendor's answer says what was charged.
         output_lifetime_hours: how long output URLs live, None when there are none or nobody says.
     """
