@@ -82,6 +82,10 @@ class VendorResource(LimitedResource):
     base_url: str | None = Field(
         default=None, description="Another address of the same API; the vendor's own by default."
     )
+    prices: list[dict[str, Any]] = Field(
+        default_factory=list[dict[str, Any]],
+        description="Prices of your own, each as in a price list; they win over built-in ones.",
+    )
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments all of the vendor's providers are made with."""
@@ -89,6 +93,7 @@ class VendorResource(LimitedResource):
             "api_key": self.api_key,
             "base_url": self.base_url,
             "rate_limit": self.rate_limit,
+            "prices": [{"vendor": self.vendor, **price} for price in self.prices],
         }
 
     def get_provider(self) -> Provider:

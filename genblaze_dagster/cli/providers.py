@@ -1,6 +1,7 @@
-"""`genblaze-dagster providers`: what there is to generate with, and which keys are set."""
+"""`genblaze-dagster providers`: what there is to generate with, which keys are set, what it costs."""
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -8,11 +9,23 @@ from rich.table import Table
 
 from genblaze_dagster.cli.output import json_option, print_json, stdout_console
 from genblaze_dagster.providers.capabilities import Capability, capabilities
+from genblaze_dagster.providers.catalogue import BUILT_IN, VENDORS, names_of
+from genblaze_dagster.providers.price_list import PRICES_VARIABLE, PriceList
+from genblaze_dagster.providers.prices import Price, words_of
+from genblaze_dagster.providers.registry import resolve_provider
+from genblaze_dagster.providers.vendor.provider import VendorProvider
 
 
 @click.command()
+@click.option(
+    "--prices",
+    "with_prices",
+    is_flag=True,
+    help="List the models that are known by name, and their prices: those of the price list that "
+    f"{PRICES_VARIABLE} names, then built-in list prices.",
+)
 @json_option
-def providers(as_json: bool) -> None:
+def providers(with_prices: bool, as_json: bool) -> None:
     """List the built-in providers of vendors: what they make, and whether their key is set.
 
     Keys themselves are never shown, nor is any vendor asked.
@@ -21,9 +34,10 @@ def providers(as_json: bool) -> None:
     if as_json:
         print_json({"providers": [_document(one) for one in found]})
         return
-    table = Table(box=None, pad_edge=False)
-    for head in ("provider", "makes", "lost answer", "cost known", "key"):
-        table.add_column(head)
+    if with_prices:
+        _print_prices(found)
+        return
+    table = _table("provider", "makes", "lost answer", "cost known", "key")
     for one in found:
         mark = "set" if _is_set(one) else "not set"
         table.add_row(
@@ -34,6 +48,44 @@ def providers(as_json: bool) -> None:
             f"{one.variable} {mark}",
         )
     stdout_console().print(table)
+
+
+def _print_prices(found: list[Capability]) -> None:
+    table = _table("provider", "model", "price")
+    for one in found:
+        for model, said in _prices(one):
+            table.add_row(one.name, model, said or "-")
+    console = stdout_console()
+    console.print(table)
+    known = {*VENDORS, *BUILT_IN}
+    for price in PriceList.from_environment().prices:
+        if price.vendor not in known:
+            console.print(f"{PRICES_VARIABLE}: {price.vendor!r} is no built-in vendor or provider")
+
+
+def _prices(one: Capability) -> Iterator[tuple[str, str | None]]:
+    """Yield the models that are known by name and their prices, then own prices of further ones."""
+    provider = resolve_provider(one.name)
+    if not isinstance(provider, VendorProvider):
+        return
+    models = provider.models.known()
+    for model in models:
+        yield model, words_of(provider.models.get(model).pricing, model)
+    for price in _own_prices(one):
+        if not any(price.fits(model) for model in models):
+            yield price.model, str(price)
+
+
+def _own_prices(one: Capability) -> Iterator[Price]:
+    names = names_of(one.name)
+    return (price for price in PriceList.from_environment().prices if price.vendor in names)
+
+
+def _table(*heads: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for head in heads:
+        table.add_column(head)
+    return table
 
 
 def _is_set(one: Capability) -> bool:
@@ -51,6 +103,7 @@ def _document(one: Capability) -> dict[str, Any]:
         "cancels": one.traits.cancels,
         "lost_answer": one.lost_answer,
         "cost": one.cost,
+        "prices": dict(_prices(one)),
         "output_lifetime_hours": one.traits.output_lifetime_hours,
         "key_variables": list(one.key_variables),
         "key_is_set": _is_set(one),

@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from genblaze_dagster.providers.preflight import aprobe_models as aprobe_models
     from genblaze_dagster.providers.preflight import preflight as preflight
     from genblaze_dagster.providers.preflight import probe_models as probe_models
+    from genblaze_dagster.providers.price_list import PriceList as PriceList
     from genblaze_dagster.providers.pricing import PricingContext as PricingContext
     from genblaze_dagster.providers.pricing import PricingStrategy as PricingStrategy
     from genblaze_dagster.providers.pricing import bucketed_by_duration as bucketed_by_duration
@@ -219,6 +220,7 @@ _EXPORTS = {
         "preflight",
         "probe_models",
     ),
+    "price_list": ("PriceList",),
     "pricing": (
         "PricingContext",
         "PricingStrategy",

@@ -3,8 +3,8 @@
 API reference: https://www.assemblyai.com/docs/api-reference. Requests equal those of the vendor's
 Python client 1.8.2.
 Submit: `POST /v2/transcript`, with a URL or after `POST /v2/upload`. Poll: `GET /v2/transcript/{id}`
-every 3 s. Subtitles: `GET /v2/transcript/{id}/srt` and `/vtt`. Cost unit: hours of audio; no answer
-tells the price, so it is unknown.
+every 3 s. Subtitles: `GET /v2/transcript/{id}/srt` and `/vtt`. Cost unit: hours of audio; list
+prices as of October 2026 in `assemblyai_pricing`, your contract may differ: give your own.
 Quirks: the key stands bare in the header; there is no 402, an empty account is a 400 whose text
 names the balance; a failed job is an HTTP 200 with words and no code; silence gives an empty text.
 Deleting wipes a finished transcript and stops nothing. Calls back
@@ -24,6 +24,7 @@ from genblaze_dagster.errors import (
     InvalidRequestError,
     QuotaError,
 )
+from genblaze_dagster.providers.assemblyai_pricing import PRICE
 from genblaze_dagster.providers.model_spec import ModelFamily, ModelSpec
 from genblaze_dagster.providers.param_schemas import (
     BoolSchema,
@@ -92,6 +93,7 @@ _SCHEMAS: Mapping[str, ParamSchema] = {
 _SPEC = ModelSpec(
     model_id="universal-2",
     modality=Modality.TEXT,
+    pricing=PRICE,
     param_aliases={
         "language": "language_code",
         "diarize": "speaker_labels",

@@ -62,6 +62,13 @@ BUILT_IN: Mapping[str, str] = {
 }
 
 
+def names_of(provider: str) -> frozenset[str]:
+    """Return all names of a built-in provider, its vendor's among them; else the name itself."""
+    where = BUILT_IN.get(provider)
+    same = (name for name, other in BUILT_IN.items() if where is not None and other == where)
+    return frozenset({provider, vendor_of(provider) or provider, *same})
+
+
 def vendor_of(provider: str) -> str | None:
     """Return the vendor whose account a provider uses; None for those without one."""
     return next((vendor for vendor, names in VENDORS.items() if provider in names), None)

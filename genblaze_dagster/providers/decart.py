@@ -4,7 +4,10 @@ API reference: https://docs.platform.decart.ai. Requests equal those of the vend
 0.2.4.
 Submit: `POST /v1/jobs/{model}` (video), `POST /v1/generate/{model}` (image), multipart. Poll:
 `GET /v1/jobs/{id}`, every 2 s. Output: `GET /v1/jobs/{id}/content`, bytes, with the key. Cost unit:
-seconds of video, images; no answer tells the price, so it is unknown.
+seconds of video, images. List prices as of August 2026
+(https://docs.platform.decart.ai/getting-started/pricing); your contract may differ: give your own. A
+video is as long as its input, whose seconds are counted. lucy-clip and the newest names are not
+priced here.
 Quirks: every model wants an input; a failed job gives no reason; there is no cancel and no list, so
 a lost answer stays ambiguous. Unverified: how long the content stays, and the words of refusals for
 credit and moderation.
@@ -30,6 +33,8 @@ from genblaze_dagster.providers.param_schemas import (
     ParamSchema,
     StringSchema,
 )
+from genblaze_dagster.providers.price_units import PriceUnit
+from genblaze_dagster.providers.prices import price, price_table
 from genblaze_dagster.providers.protocol import (
     GenerationRequest,
     InputMedia,
@@ -59,6 +64,13 @@ _STATES = {
 }
 _UNTYPED = "application/octet-stream"
 _WORDS = {ContentPolicyError: ("moderat",), QuotaError: ("credit",)}
+_PRICES = price_table(
+    price("lucy-2.5", PriceUnit.INPUT_SECOND, 0.04),
+    price("lucy-2.1", PriceUnit.INPUT_SECOND, 0.04),
+    price("lucy-restyle-2", PriceUnit.INPUT_SECOND, 0.01),
+    price("lucy-image-2", PriceUnit.IMAGE, 0.01, resolution="480p"),
+    price("lucy-image-2", PriceUnit.IMAGE, 0.02),
+)
 
 
 def _family(
@@ -85,6 +97,7 @@ def _family(
         spec_template=ModelSpec(
             model_id=examples[0],
             modality=modality,
+            pricing=_PRICES,
             param_schemas=schemas,
             param_required=frozenset({"prompt"}) if needs_prompt else frozenset(),
             param_allowlist=frozenset({"prompt", "seed", "resolution", "enhance_prompt"}) | further,

@@ -3,8 +3,8 @@
 API reference: https://dev.hume.ai/reference/text-to-speech-tts. Requests equal those of the vendor's
 Python client 0.14.1. A third party reports that Octave has left the documentation while the API
 goes on answering.
-Submit: `POST /v0/tts`, JSON with the audio in base64, or `POST /v0/tts/file`, the audio itself. Cost unit: characters; no answer tells the
-price, so it is unknown.
+Submit: `POST /v0/tts`, JSON with the audio in base64, or `POST /v0/tts/file`, the audio itself.
+Cost unit: characters, at a rate of the plan, so none is built in: give your own by `1k_characters`.
 Quirks: a voice without a provider means one of your own, so the library's is named by default;
 Octave 2 needs a voice; times are milliseconds. Unverified: the limit of 5 takes, the billing codes,
 and whether the times of a later snippet start at zero again (then they are moved on).

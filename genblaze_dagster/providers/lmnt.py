@@ -3,7 +3,7 @@
 API reference: https://docs.lmnt.com/api-reference. Requests equal those of the vendor's Python
 client 2.13.0.
 Submit: `POST /v1/ai/speech/bytes` (the audio itself), or `POST /v1/ai/speech` (JSON, for timings).
-Cost unit: characters, by plan; no answer tells the price, so it is unknown.
+Cost unit: characters, at a rate of the plan, so none is built in: give your own by `1k_characters`.
 Quirks: 401 means that the key's allowance is used up, 403 that the key is wrong, unless the error's
 type says otherwise. The type of the audio is that of the requested format, whatever the header says.
 """

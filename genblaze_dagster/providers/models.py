@@ -17,6 +17,7 @@ from genblaze_dagster.providers.model_spec import (
 )
 from genblaze_dagster.providers.once import Once
 from genblaze_dagster.providers.payload import prepare
+from genblaze_dagster.providers.prices import PriceLookup
 from genblaze_dagster.providers.pricing import PricingStrategy
 from genblaze_dagster.providers.validation import (
     DiscoveryResult,
@@ -64,6 +65,7 @@ class ModelRegistry:
         self._specs: dict[str, ModelSpec] = {}
         self._aliases: dict[str, str] = {}
         self._deprecated: dict[str, str] = {}
+        self._prices: PriceLookup | None = None
         self._said = Once()
         self._lock = threading.RLock()
 
@@ -104,6 +106,13 @@ class ModelRegistry:
             canonical = self.resolve_canonical(model_id)
             self.register(replace(self._find(model_id), model_id=canonical, pricing=pricing))
 
+    def use_prices(self, prices: PriceLookup | None) -> None:
+        """Have the prices of a list before those of families; see `PriceList.lookup`.
+
+        What was registered with a price of its own keeps it. None takes the list away.
+        """
+        self._prices = prices
+
     def extend(self, specs: Iterable[ModelSpec] | Mapping[str, ModelSpec]) -> None:
         """Register several models; of a mapping the values count."""
         given = (
@@ -125,6 +134,7 @@ class ModelRegistry:
             copy._specs = dict(self._specs)
             copy._aliases = dict(self._aliases)
             copy._deprecated = dict(self._deprecated)
+            copy._prices = self._prices
             return copy
 
     def get(self, model_id: str) -> ModelSpec:
@@ -139,7 +149,7 @@ class ModelRegistry:
                 DeprecationWarning,
                 stacklevel=2,
             )
-        return spec
+        return self._with_price(model_id, spec)
 
     def has(self, model_id: str) -> bool:
         """Whether a model is known, by id, family or alias."""
@@ -233,6 +243,13 @@ class ModelRegistry:
             strict=self._strict,
             said=self._said,
         )
+
+    def _with_price(self, model_id: str, spec: ModelSpec) -> ModelSpec:
+        is_registered = self._specs.get(spec.model_id) is spec
+        if self._prices is None or (is_registered and spec.pricing is not None):
+            return spec
+        listed = self._prices(model_id, spec)
+        return spec if listed is None else replace(spec, pricing=listed)
 
     def _find(self, model_id: str) -> ModelSpec:
         spec = self._specs.get(model_id)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _DURATIONS = ("duration_seconds", "duration")
+_TEXTS = ("text", "input", "promptText", "gen_text")
 _LONGEST_NUMBER = 32
 
 
@@ -50,7 +51,7 @@ PricingStrategy = Callable[[PricingContext], float | Decimal | None]
 
 def per_unit(rate: float | Decimal) -> PricingStrategy:
     """Price each output at `rate` USD."""
-    price = _rate(rate)
+    price = rate_of(rate)
 
     def strategy(context: PricingContext) -> float | None:
         return float(price * context.output_count) if context.output_count else None
@@ -61,11 +62,12 @@ def per_unit(rate: float | Decimal) -> PricingStrategy:
 def per_input_chars(rate: float | Decimal, per: int = 1000) -> PricingStrategy:
     """Price the characters of the prompt at `rate` USD per `per` of them.
 
-    Without a prompt the `char_count` in the metadata of the inputs counts.
+    Without a prompt a text among the parameters counts, else the `char_count` in the metadata of
+    the inputs.
     """
     if per < 1:
         raise ConfigError(f"per_input_chars: per is {per}; give a number of characters above 0")
-    price = _rate(rate) / per
+    price = rate_of(rate) / per
 
     def strategy(context: PricingContext) -> float | None:
         chars = _input_chars(context.step)
@@ -76,7 +78,7 @@ def per_input_chars(rate: float | Decimal, per: int = 1000) -> PricingStrategy:
 
 def per_output_second(rate: float | Decimal) -> PricingStrategy:
     """Price each second of the outputs at `rate` USD; unknown when none has a duration."""
-    price = _rate(rate)
+    price = rate_of(rate)
 
     def strategy(context: PricingContext) -> float | None:
         seconds = _output_seconds(context)
@@ -107,13 +109,13 @@ def bucketed_by_duration(
     The duration is that of all outputs together; without one, the parameter `duration_seconds` or
     `duration`.
     """
-    prices = [(low, high, _rate(price)) for (low, high), price in buckets]
+    prices = [(low, high, rate_of(price)) for (low, high), price in buckets]
 
     def strategy(context: PricingContext) -> float | None:
         seconds = _output_seconds(context)
         if seconds is None:
             params = context.step.params
-            seconds = _first_number(params.get(name) for name in _DURATIONS)
+            seconds = first_amount(params.get(name) for name in _DURATIONS)
         if seconds is None:
             return None
         return next((float(price) for low, high, price in prices if low <= seconds < high), None)
@@ -137,7 +139,7 @@ def by_param(
         per_output: each output costs that much (at least one counts), or all of them together.
     """
     prices = _rates(table)
-    otherwise = None if default is None else _rate(default)
+    otherwise = None if default is None else rate_of(default)
 
     def strategy(context: PricingContext) -> float | None:
         price = _look_up(prices, context.step.params.get(param))
@@ -261,6 +263,9 @@ def _price(registry: "ModelRegistry", context: PricingContext) -> Decimal | None
         return None
     try:
         said = strategy(context)
+    except GenblazeError:
+        # It depends on what is not known yet, such as the length of an input still to be made.
+        return None
     except Exception as exc:
         # Its message may quote a prompt or a key; where it was raised is enough to find it.
         _log.warning(
@@ -272,7 +277,7 @@ def _price(registry: "ModelRegistry", context: PricingContext) -> Decimal | None
         return None
     if said is None:
         return None
-    price = _amount(said)
+    price = amount_of(said)
     if price is None:
         _log.warning("%s: its pricing gave no amount of USD; the cost is unknown", model)
     return price
@@ -300,17 +305,19 @@ def _with_effective_params(registry: "ModelRegistry", step: Step) -> Step:
 def _expected_seconds(registry: "ModelRegistry", step: Step) -> Decimal | None:
     aliases = registry.get(step.model).param_aliases
     names = (n for name in _DURATIONS for n in (aliases.get(name, name), name))
-    return _first_number(step.params.get(name) for name in names)
+    return first_amount(seconds_of(step.params.get(name)) for name in names)
 
 
 def _output_seconds(context: PricingContext) -> Decimal | None:
-    return _total(asset.duration for asset in context.assets)
+    return total_of(asset.duration for asset in context.assets)
 
 
 def _input_chars(step: Step) -> Decimal | None:
-    if step.prompt:
-        return Decimal(len(step.prompt))
-    return _total(asset.metadata.get("char_count") for asset in step.inputs)
+    texts = (step.prompt, *(step.params.get(name) for name in _TEXTS))
+    text = next((text for text in texts if isinstance(text, str) and text), None)
+    if text is not None:
+        return Decimal(len(text))
+    return total_of(asset.metadata.get("char_count") for asset in step.inputs)
 
 
 def _per_output(price: Decimal | None, context: PricingContext, per_output: bool) -> float | None:
@@ -328,26 +335,38 @@ def _look_up(prices: Mapping[Any, Decimal], key: object) -> Decimal | None:
 
 
 def _rates(table: Mapping[Any, float | Decimal]) -> dict[Any, Decimal]:
-    return {key: _rate(price) for key, price in table.items()}
+    return {key: rate_of(price) for key, price in table.items()}
 
 
-def _rate(value: float | Decimal) -> Decimal:
-    rate = _amount(value)
+def rate_of(value: float | Decimal) -> Decimal:
+    """Return a price in USD.
+
+    Raises:
+        ConfigError: it is no finite amount of 0 or more.
+    """
+    rate = amount_of(value)
     if rate is None:
         raise ConfigError(f"a price of {value!r} is no amount of USD; give a number of 0 or more")
     return rate
 
 
-def _total(values: Iterable[object]) -> Decimal | None:
-    known = [number for number in map(_amount, values) if number is not None]
+def total_of(values: Iterable[object]) -> Decimal | None:
+    """Return the sum of those values that are amounts; None when none is."""
+    known = [number for number in map(amount_of, values) if number is not None]
     return sum(known, Decimal(0)) if known else None
 
 
-def _first_number(values: Iterable[object]) -> Decimal | None:
-    return next((number for number in map(_amount, values) if number is not None), None)
+def first_amount(values: Iterable[object]) -> Decimal | None:
+    """Return the first of the values that is an amount."""
+    return next((number for number in map(amount_of, values) if number is not None), None)
 
 
-def _amount(value: object) -> Decimal | None:
+def seconds_of(value: object) -> Decimal | None:
+    """Return an amount of seconds, also of a text such as 8s."""
+    return amount_of(value.removesuffix("s") if isinstance(value, str) else value)
+
+
+def amount_of(value: object) -> Decimal | None:
     """Return a finite number of 0 or more, or a short text of one; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal | str):
         return None

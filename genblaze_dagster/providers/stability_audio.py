@@ -5,7 +5,9 @@ client; requests follow the reference and public integrations.
 Submit: `POST /v2beta/audio/<generation>/<text-to-audio | audio-to-audio | inpaint>`, multipart also
 without a file. Stable Audio 2 and 2.5 answer with the audio; 3 gives a job whose results are kept
 24 hours: `GET /v2beta/audio/results/{id}`, no more than every 10 s, 202 until it is done.
-Cost unit: credits per result, by model; no answer tells them, so the price is unknown.
+Cost unit: credits per result, by model; no answer tells them. List prices as of 2026, 20 credits of
+0.01 USD for Stable Audio 2.5 (https://platform.stability.ai/pricing, as several public price tables
+quote it); your contract may differ: give your own. The price of the others is unknown.
 Quirks: 403 is moderation, not authentication. The seed that was used comes in the header `seed`.
 Unverified: whether audio-to-audio needs `strength`, and CONTENT_FILTERED with a 200.
 """
@@ -31,6 +33,9 @@ from genblaze_dagster.providers.param_schemas import (
     ParamSchema,
     StringSchema,
 )
+from genblaze_dagster.providers.price_units import CREDITS, per_credit
+from genblaze_dagster.providers.prices import InWords
+from genblaze_dagster.providers.pricing import PricingContext
 from genblaze_dagster.providers.protocol import (
     GenerationRequest,
     JobState,
@@ -56,11 +61,18 @@ _PARAMS = frozenset(
     {"prompt", "duration", "seed", "steps", "cfg_scale", "output_format", "strength"}
     | {"mask_start", "mask_end"}
 )
+_USD_PER_CREDIT = 0.01
+_CREDITS: Mapping[str, int] = {"stable-audio-2.5": 20}
+
+
+def _credits_of(context: PricingContext) -> int | None:
+    return _CREDITS.get(context.step.model)
 
 
 def _family(
     name: str, pattern: str, example: str, *, seconds: int, steps: IntSchema
 ) -> ModelFamily:
+    price = InWords(per_credit(_USD_PER_CREDIT, _credits_of), f"{_USD_PER_CREDIT} USD per credit")
     schemas: dict[str, ParamSchema] = {
         "prompt": StringSchema(min_len=1, max_len=10_000),
         "duration": FloatSchema(min=1, max=seconds),
@@ -81,6 +93,8 @@ def _family(
         spec_template=ModelSpec(
             model_id=example,
             modality=Modality.AUDIO,
+            pricing=price if example in _CREDITS else None,
+            extras={CREDITS: _credits_of},
             param_schemas=schemas,
             param_required=frozenset({"prompt"}),
             param_allowlist=_PARAMS,

@@ -189,7 +189,9 @@ def test_standard_parameters_become_the_models_own(
 
     async def submit(provider: FalProvider) -> str | None:
         provider.validate(request_)
-        assert provider.estimate_cost(request_) is None
+        # 6 seconds with sound at 0.40 USD; one character at 0.05 USD per 1000.
+        prices = {"fal-ai/veo3.1": 2.4, "fal-ai/f5-tts": 0.00005}
+        assert provider.estimate_cost(request_) == prices.get(request_.model)
         return (await provider.submit(request_)).job_id
 
     answer = {"request_id": "abc", "status": "IN_QUEUE"}

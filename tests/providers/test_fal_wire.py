@@ -118,7 +118,8 @@ def test_a_golden_call_sends_equal_requests_and_ends_as_expected(vectors: Path, 
         assert base64.b64encode(found).decode() == download["response"]["body_base64"]
     if driven.result is None:
         return
-    assert driven.result.cost_usd is None
+    # 8 seconds with sound at 0.40 USD; 6 characters at 0.05 USD per 1000.
+    assert driven.result.cost_usd == {"video_veo31": 3.2, "speech_f5_clone": 0.0003}.get(name)
     assert all(output.headers == {} for output in driven.result.outputs)
     payload = driven.result.provider_payload
     assert payload["request_id"] == ID

@@ -135,7 +135,8 @@ def test_a_golden_chat_sends_equal_requests_and_answers_as_expected(
             assert getattr(answer, field) == expect[field]
     for wanted, call in zip(expect.get("tool_calls", []), answer.tool_calls, strict=True):
         assert {field: getattr(call, field) for field in wanted} == wanted
-    assert answer.cost_usd is None
+    # gemini-2.5-flash at 0.30 USD per million tokens in and 2.50 out.
+    assert answer.cost_usd == (answer.tokens_in * 30 + answer.tokens_out * 250) / 100_000_000
     if streams:
         assert pieces == ["Hel", "lo!"]
 

@@ -1,7 +1,8 @@
 """ElevenLabs' music: `POST /v1/music`, and `/v1/music/detailed` with the plan it was made by.
 
-Cost unit: minutes; the price in USD is unknown. Quirks: a prompt or a composition plan, not both;
-a seed goes with a plan only; the detailed answer is multipart/mixed, JSON first, then the audio.
+Cost unit: minutes; what a plan pays for one is not built in: give your own price.
+Quirks: a prompt or a composition plan, not both; a seed goes with a plan only; the detailed answer
+is multipart/mixed, JSON first, then the audio.
 Unverified: that only paid plans may use it.
 """
 

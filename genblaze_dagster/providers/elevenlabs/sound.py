@@ -1,6 +1,7 @@
 """ElevenLabs' sound effects: `POST /v1/sound-generation`.
 
-Cost unit: a generation, or seconds where a duration is given; the price in USD is unknown.
+Cost unit: a generation, or seconds where a duration is given; what a plan pays
+for it is not built in: give your own price.
 """
 
 import re

@@ -1,7 +1,10 @@
 """ElevenLabs' speech: `POST /v1/text-to-speech/{voice_id}`, with `/with-timestamps` for timings.
 
-Cost unit: characters, at a plan's rate; the header `character-cost` tells how many were counted, so
-the price in USD is unknown. Quirks: timings are per character; words are cut at any white space.
+Cost unit: credits, one a character and half of one for flash and turbo, but for voices that cost
+more (https://help.elevenlabs.io/hc/en-us/articles/21811236079505); the header `character-cost` tells
+how many were charged. What one costs depends on the plan, and public pages differ on the API's list
+price, so none is built in: give your own by the unit `credit` or `1k_characters`.
+Quirks: timings are per character; words are cut at any white space.
 Unverified: the range of `speed`, which is left to the vendor.
 """
 
@@ -27,6 +30,8 @@ from genblaze_dagster.providers.param_schemas import (
     IntSchema,
     StringSchema,
 )
+from genblaze_dagster.providers.price_units import CREDITS
+from genblaze_dagster.providers.pricing import PricingContext
 from genblaze_dagster.providers.protocol import GenerationRequest, Submission
 from genblaze_dagster.providers.validation import DiscoverySupport
 from genblaze_dagster.providers.vendor.api import json_object
@@ -44,6 +49,14 @@ def _with_settings(params: dict[str, Any]) -> dict[str, Any]:
     return native
 
 
+def _credits_of(context: PricingContext) -> float | None:
+    text = context.step.params.get("text")
+    if not isinstance(text, str):
+        return None
+    is_half = context.step.model.startswith(("eleven_flash", "eleven_turbo"))
+    return len(text) / 2 if is_half else len(text)
+
+
 FAMILIES = (
     ModelFamily(
         name="eleven-speech",
@@ -53,6 +66,7 @@ FAMILIES = (
         spec_template=ModelSpec(
             model_id="eleven_multilingual_v2",
             modality=Modality.AUDIO,
+            extras={CREDITS: _credits_of},
             param_aliases={"prompt": "text", "voice_id": "voice", "language": "language_code"},
             param_transformer=_with_settings,
             param_coercers={"output_format": native_format},

@@ -5,6 +5,7 @@ from typing import Any
 from genblaze_dagster.core.enums import Modality
 from genblaze_dagster.providers.constraints import required_one_of
 from genblaze_dagster.providers.fal.endpoints import endpoint, one_of, whole
+from genblaze_dagster.providers.fal.pricing import SPEECH
 from genblaze_dagster.providers.param_schemas import BoolSchema, FloatSchema, IntSchema, refuse
 
 _MUSIC_FORMATS = {"mp3": "mp3_44100_128", "pcm": "pcm_44100", "opus": "opus_48000_128"}
@@ -82,6 +83,7 @@ FAMILIES = (
         defaults={"model_type": "F5-TTS"},
         media={"audio": "ref_audio_url"},
         needs=("ref_audio_url",),
+        pricing=SPEECH,
     ),
     endpoint(
         "eleven-speech",
@@ -108,6 +110,7 @@ FAMILIES = (
         # How the sound is handed over, not its format; by default as hex digits in the answer.
         schemas={"output_format": one_of("url")},
         defaults={"output_format": "url"},
+        pricing=SPEECH,
     ),
     endpoint(
         "stable-audio",

@@ -13,6 +13,7 @@ from genblaze_dagster.providers.constraints import Constraint
 from genblaze_dagster.providers.model_spec import ModelFamily, ModelSpec, ParamTransformer
 from genblaze_dagster.providers.param_schemas import EnumSchema, ParamSchema
 from genblaze_dagster.providers.param_surface import ParamCoercer
+from genblaze_dagster.providers.pricing import PricingStrategy
 
 MEDIA = "media"
 """Extra of a spec: the member an input goes into, by its kind, or by kind and role."""
@@ -46,6 +47,7 @@ def endpoint(
     media: Mapping[str, str] | None = None,
     needs: tuple[str, ...] = (),
     ours: tuple[str, ...] = (),
+    pricing: PricingStrategy | None = None,
 ) -> ModelFamily:
     """Describe the endpoints whose whole id matches a pattern; `members` None lets all pass."""
     taken = media or ({} if members is not None else USUAL_MEDIA)
@@ -57,6 +59,7 @@ def endpoint(
         spec_template=ModelSpec(
             model_id=examples[0],
             modality=modality,
+            pricing=pricing,
             param_aliases=aliases or {},
             param_transformer=transform,
             param_coercers=coercers or {},

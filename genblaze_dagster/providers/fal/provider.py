@@ -4,8 +4,9 @@ API reference: https://docs.fal.ai. Requests equal those of the vendor's Python 
 `fal-client` 1.0.3; the members of the models are those of the types of `@fal-ai/client` 1.10.1.
 Submit: `POST https://queue.fal.run/{model}`. Status: `GET .../requests/{id}/status`, every second.
 Result: `GET .../requests/{id}`. Cancel: `PUT .../requests/{id}/cancel`. Cost unit: images,
-megapixels, seconds, videos, characters or compute seconds; no answer tells the cost, so the price
-is unknown (`unit_price` asks for the rate).
+megapixels, seconds, videos, characters or compute seconds; no answer tells the cost. List prices of
+a few models as of November 2026 in `pricing`, `unit_price` asks for the rate of any; your contract
+may differ: give your own.
 Quirks: status, result and cancel drop all but owner and alias of the model, so the job id here is
 the path that fal answered with; a failed run is COMPLETED like a good one, and its error is the
 status of the result; a flagged picture comes with HTTP 200 and may be blanked. There is no

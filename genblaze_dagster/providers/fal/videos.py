@@ -2,6 +2,7 @@
 
 from genblaze_dagster.core.enums import Modality
 from genblaze_dagster.providers.fal.endpoints import endpoint, one_of, seconds_as_text
+from genblaze_dagster.providers.fal.pricing import VEO
 from genblaze_dagster.providers.param_schemas import IntSchema
 
 _IMAGE = {"image": "image_url"}
@@ -94,6 +95,7 @@ FAMILIES = (
             "aspect_ratio": one_of("16:9", "9:16"),
             "seed": IntSchema(),
         },
+        pricing=VEO,
     ),
     endpoint(
         "veo-others",

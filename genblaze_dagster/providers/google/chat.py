@@ -4,7 +4,8 @@ API reference: https://ai.google.dev/api/generate-content. Requests equal those 
 Python client 3.4.0, but for the version, which is v1beta throughout.
 `POST /v1beta/models/{model}:generateContent`, and `:streamGenerateContent?alt=sse`, where every event
 is an answer of its own, the last one has the usage and there is no `[DONE]`. Cost unit: tokens, those
-of thoughts included; prices are unknown.
+of thoughts included; list prices as of October 2026 in `pricing`, your contract may differ: give your
+own with GENBLAZE_PRICES. Audio that goes in has an unknown price.
 Quirks: `finishReason` is STOP for calls of tools too, and calls may have no id; a refused answer is
 HTTP 200. Messages may hold Gemini's own parts, which have no `type`: `raw`'s, for a history with all
 signatures of thoughts. Further options go into `generationConfig` when they belong there (`top_p`,
@@ -14,7 +15,7 @@ Unverified: addresses of files that are not the Files API's, and the count of ca
 
 import json
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from pydantic import BaseModel
@@ -27,6 +28,7 @@ from genblaze_dagster.providers.google.answers import (
     parts_of,
     text_of,
 )
+from genblaze_dagster.providers.google.pricing import CHAT
 from genblaze_dagster.providers.google.turns import tools_of, turns_of
 from genblaze_dagster.providers.google.vendor import (
     GOOGLE,
@@ -36,12 +38,14 @@ from genblaze_dagster.providers.google.vendor import (
     read_error,
     resource_of,
 )
+from genblaze_dagster.providers.price_list import PriceList
 from genblaze_dagster.providers.protocol import GenerationRequest
 from genblaze_dagster.providers.vendor.api import Api
 from genblaze_dagster.providers.vendor.chat import (
     ChatRequest,
     ChatResponse,
     ToolCall,
+    chat_cost,
     schema_of,
     tool_call,
 )
@@ -67,9 +71,10 @@ _JSON = "application/json"
 
 @dataclass(frozen=True, slots=True)
 class GeminiChat:
-    """Chats through one API."""
+    """Chats through one API. `own_prices`, those of the environment, win over the vendor's list."""
 
     api: Api
+    own_prices: PriceList = field(default_factory=PriceList.from_environment)
 
     async def complete(self, request: ChatRequest) -> ChatResponse:
         """Return the whole answer.
@@ -134,7 +139,7 @@ class GeminiChat:
         if candidate is None:
             raise self._unusable(request, "the answer holds no candidate")
         usage = part_of(answer, "usageMetadata")
-        return ChatResponse(
+        response = ChatResponse(
             text=text_of(candidate),
             model=answer.get("modelVersion") or request.model,
             finish_reason=candidate.get("finishReason"),
@@ -145,6 +150,10 @@ class GeminiChat:
             reasoning=text_of(candidate, thought=True) or None,
             raw=answer,
         )
+        rate = self.own_prices.token_rate(self.api.vendor.name, request.model)
+        if rate is None and not _has_audio(usage):
+            rate = CHAT.get(request.model.removeprefix("models/"))
+        return replace(response, cost_usd=chat_cost(rate, response))
 
     def _unusable(self, request: ChatRequest, fact: str) -> OutputError:
         name = self.api.vendor.name
@@ -247,6 +256,10 @@ def _tokens_out(usage: Mapping[str, Any]) -> int | None:
     counts = [usage.get("candidatesTokenCount"), usage.get("thoughtsTokenCount")]
     known = [count for count in counts if isinstance(count, int)]
     return sum(known) if known else None
+
+
+def _has_audio(usage: Mapping[str, Any]) -> bool:
+    return any(part.get("modality") == "AUDIO" for part in dicts(usage.get("promptTokensDetails")))
 
 
 def _named(request: ChatRequest) -> GenerationRequest:

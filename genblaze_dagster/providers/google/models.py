@@ -1,13 +1,14 @@
 """What Google's image and video models take, by family; of others the parameters go as they are.
 
-Prices are none of them: Google bills Veo by the second, Imagen by the image and Gemini's images by
-output tokens, at rates that nobody has confirmed here. Unverified: which resolutions Veo 2 has.
+Prices stand in `pricing`: list prices as of October 2026; your contract may differ: give your own.
+Unverified: which resolutions Veo 2 has.
 """
 
 import re
 from typing import Any
 
 from genblaze_dagster.core.enums import Modality
+from genblaze_dagster.providers.google import pricing
 from genblaze_dagster.providers.model_spec import ModelFamily, ModelSpec
 from genblaze_dagster.providers.param_schemas import (
     ArraySchema,
@@ -93,6 +94,7 @@ def _veo(
         spec_template=ModelSpec(
             model_id=name,
             modality=Modality.VIDEO,
+            pricing=pricing.VEO,
             param_aliases=_VEO_ALIASES,
             param_transformer=_only_mp4,
             param_coercers=_VEO_COERCERS,
@@ -181,6 +183,7 @@ IMAGEN = (
         spec_template=ModelSpec(
             model_id="imagen",
             modality=Modality.IMAGE,
+            pricing=pricing.IMAGEN,
             param_aliases=_IMAGEN_ALIASES,
             param_transformer=_with_output_options,
             param_coercers=_IMAGEN_COERCERS,
@@ -270,6 +273,7 @@ def _gemini(
         spec_template=ModelSpec(
             model_id=name,
             modality=Modality.IMAGE,
+            pricing=pricing.GEMINI_IMAGE if is_known else None,
             param_aliases=_GEMINI_ALIASES,
             param_transformer=_one_picture,
             param_coercers={"imageSize": _upper},

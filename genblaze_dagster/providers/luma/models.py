@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from genblaze_dagster.core.enums import Modality
+from genblaze_dagster.providers.luma.pricing import PRICE
 from genblaze_dagster.providers.model_spec import ModelFamily, ModelSpec
 from genblaze_dagster.providers.param_schemas import BoolSchema, EnumSchema
 
@@ -42,6 +43,7 @@ FAMILIES = (
         example_slugs=("uni-1", "uni-1-max", "ray-3.2"),
         spec_template=ModelSpec(
             model_id="uni-1",
+            pricing=PRICE,
             param_transformer=_nested,
             param_schemas={
                 "aspect_ratio": _RATIOS,

@@ -6,7 +6,8 @@ Two APIs behind one provider, chosen by the model: Dream Machine (`ray-2`, `phot
 LUMAAI_API_KEY) and its successor (`uni-1`, `ray-3.2`, ...; key LUMA_AGENTS_API_KEY, another host).
 Submit: `POST /generations/video`, `/generations/image` or `/generations/{id}/upscale`; successor:
 `POST /generations`. Poll: `GET /generations/{id}`, every 3 to 5 s. Cost unit: pixels and seconds of
-video, pictures; no answer tells the price, so it is unknown.
+video, pictures; no answer tells the price. List prices as of October 2026 in `pricing`; your contract
+may differ: give your own.
 Quirks: Dream Machine takes URLs that it can fetch and nothing else; a failed generation has words
 and no code, of which a leading HTTP number is the only firm part. A video's `assets.image` is its
 thumbnail. Dream Machine calls `callback_url` at every change of state

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 
 from genblaze_dagster.providers.openai.vendor import OPENAI, own_headers
+from genblaze_dagster.providers.price_units import TokenRate, token_rate
 from genblaze_dagster.providers.vendor.api import Api
 from genblaze_dagster.providers.vendor.chatting import Chat
 from genblaze_dagster.providers.vendor.openai_chat import OpenAIChat
@@ -17,14 +18,17 @@ from genblaze_dagster.providers.vendor.openai_chat import OpenAIChat
 _SNAPSHOT = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 _REASONS = re.compile(r"o\d|gpt-5")
 
-PRICES: Mapping[str, tuple[float, float]] = {
-    "gpt-4o": (2.50, 10.00),
-    "gpt-4o-mini": (0.15, 0.60),
-    "gpt-4.1": (2.00, 8.00),
-    "gpt-4.1-mini": (0.40, 1.60),
-    "gpt-4.1-nano": (0.10, 0.40),
+# As https://developers.openai.com/api/docs/pricing is quoted by several public price tables of 2026,
+# such as https://github.com/outl1ne/openai-pricing, which agree.
+PRICES: Mapping[str, TokenRate] = {
+    "gpt-4o": token_rate(2.50, 10.00, 1.25),
+    "gpt-4o-mini": token_rate(0.15, 0.60, 0.075),
+    "gpt-4.1": token_rate(2.00, 8.00, 0.50),
+    "gpt-4.1-mini": token_rate(0.40, 1.60, 0.10),
+    "gpt-4.1-nano": token_rate(0.10, 0.40, 0.025),
 }
-"""USD per million tokens, in and out; as listed in November 2026, unverified. Others are unknown."""
+"""List prices as of 2026: what goes in, what comes out, what was cached. Others are unknown; your
+contract may differ: give your own with GENBLAZE_PRICES."""
 
 
 def _dialect(api: Api) -> OpenAIChat:

@@ -11,7 +11,7 @@ from typing import Any
 
 from genblaze_dagster.core.enums import Modality
 from genblaze_dagster.providers.model_spec import ModelFamily, ModelSpec, ParamTransformer
-from genblaze_dagster.providers.openai.pricing import price
+from genblaze_dagster.providers.openai.pricing import PRICE
 from genblaze_dagster.providers.openai.sizes import (
     FreeSizeSchema,
     free_size,
@@ -83,7 +83,7 @@ def _gpt(
         spec_template=ModelSpec(
             model_id=name,
             modality=Modality.IMAGE,
-            pricing=price,
+            pricing=PRICE,
             param_transformer=sized,
             param_coercers={"output_format": _format},
             param_schemas={
@@ -124,7 +124,7 @@ def _dalle(
         spec_template=ModelSpec(
             model_id=name,
             modality=Modality.IMAGE,
-            pricing=price,
+            pricing=PRICE,
             param_transformer=sized_by(one_of(sizes)),
             param_schemas={
                 "prompt": StringSchema(max_len=max_prompt),

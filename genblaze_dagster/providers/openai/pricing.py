@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from genblaze_dagster.providers.prices import InWords
 from genblaze_dagster.providers.pricing import PricingContext
 
 _SNAPSHOT = re.compile(r"-\d{4}-\d{2}-\d{2}$")
@@ -73,6 +74,9 @@ def price(context: PricingContext) -> float | None:
         return cost
     known = {name: facts.get(name) or step.params.get(name) for name in ("quality", "size")}
     return price_of_images(step.model, known, context.output_count)
+
+
+PRICE = InWords(price, "by size and quality, or by the tokens reported")
 
 
 def price_of_images(model: str, fields: Mapping[str, Any], count: int) -> float | None:

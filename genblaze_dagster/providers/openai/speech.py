@@ -23,7 +23,9 @@ from genblaze_dagster.providers.param_schemas import (
     StringSchema,
     refuse,
 )
-from genblaze_dagster.providers.pricing import PricingStrategy, per_input_chars
+from genblaze_dagster.providers.price_units import PriceUnit
+from genblaze_dagster.providers.prices import price, price_table
+from genblaze_dagster.providers.pricing import PricingStrategy
 from genblaze_dagster.providers.protocol import GenerationRequest, Output, Result, Submission
 from genblaze_dagster.providers.vendor import inputs
 from genblaze_dagster.providers.vendor.traits import Traits
@@ -103,8 +105,9 @@ def _family(
 
 
 def _tts1(name: str) -> ModelFamily:
-    price = per_input_chars(_USD_PER_MILLION_CHARACTERS[name], per=1_000_000)
-    return _family(name, rf"{name}(-\d{{4}})?$", _TTS1_VOICES, pricing=price)
+    rate = _USD_PER_MILLION_CHARACTERS[name]
+    listed = price_table(price(f"{name}*", PriceUnit.MILLION_CHARACTERS, rate))
+    return _family(name, rf"{name}(-\d{{4}})?$", _TTS1_VOICES, pricing=listed)
 
 
 FAMILIES = (

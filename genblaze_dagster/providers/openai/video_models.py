@@ -10,6 +10,7 @@ from genblaze_dagster.providers.model_spec import ModelFamily, ModelSpec, ParamT
 from genblaze_dagster.providers.openai.sizes import FindSize, no_size, one_of, sized_by
 from genblaze_dagster.providers.openai.transfer import IMAGE_TRANSFER, UPLOADS_AND_URLS
 from genblaze_dagster.providers.param_schemas import EnumSchema, StringSchema, refuse
+from genblaze_dagster.providers.prices import InWords
 from genblaze_dagster.providers.pricing import PricingContext
 
 OPERATION = "operation"
@@ -61,6 +62,9 @@ def price(context: PricingContext) -> float | None:
     if rate is None or facts["seconds"] not in SECONDS:
         return None
     return round(rate * int(facts["seconds"]), 4)
+
+
+_PRICE = InWords(price, "by second and size")
 
 
 def _seconds(value: Any) -> Any:
@@ -139,7 +143,9 @@ def _family(name: str, sizes: Sequence[str]) -> ModelFamily:
         pattern=re.compile(rf"{name}(-\d{{4}}-\d{{2}}-\d{{2}})?$"),
         description="video with sound; shut down on 24 September 2026",
         example_slugs=(name,),
-        spec_template=_spec(name, sizes, _has_known_length, pricing=price, param_allowlist=_PARAMS),
+        spec_template=_spec(
+            name, sizes, _has_known_length, pricing=_PRICE, param_allowlist=_PARAMS
+        ),
     )
 
 

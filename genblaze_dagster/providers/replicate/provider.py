@@ -5,7 +5,8 @@ clients 1.0.7 and 2.0.0b4.
 Submit: `POST /models/{owner}/{name}/predictions` for `owner/name`, `POST /predictions` with a
 version for `owner/name:version` and for bare versions. Poll: `GET /predictions/{id}`. Cancel:
 `POST /predictions/{id}/cancel`. Cost unit: seconds of hardware, or pictures, seconds, tokens; the
-answer tells at most the seconds, so the price is unknown.
+answer tells at most the seconds. List prices of a few official models as of 2026 in `pricing`; your
+contract may differ: give your own.
 Quirks: community models without a version answer 404 unless `unified=True`; with `wait` a finished
 prediction comes back as `processing` with its output filled in; `canceled` has one l, and `aborted`
 is in no client's list; outputs are deleted after one hour. A prediction that got no answer may run:
@@ -39,6 +40,7 @@ from genblaze_dagster.providers.replicate.predictions import (
     outputs_of,
     read_error,
 )
+from genblaze_dagster.providers.replicate.pricing import FAMILIES
 from genblaze_dagster.providers.validation import ValidationResult, ValidationSource
 from genblaze_dagster.providers.vendor import inputs
 from genblaze_dagster.providers.vendor.api import Vendor
@@ -100,6 +102,7 @@ class ReplicateProvider(CalledBackProvider):
         webhooks=True,
         output_lifetime_hours=1,
     )
+    families = FAMILIES
 
     def __init__(
         self,
@@ -131,6 +134,11 @@ class ReplicateProvider(CalledBackProvider):
                 request,
                 "the model is no owner/name, owner/name:version or version of 64 hex digits",
             )
+
+    def outputs_of(self, payload: Mapping[str, Any]) -> int:
+        """Return how many outputs a payload asks for; one where it does not say."""
+        wanted = payload.get("num_outputs")
+        return wanted if isinstance(wanted, int) else 1
 
     async def submit(self, request: GenerationRequest) -> Submission:
         """Start a prediction.

@@ -8,6 +8,8 @@ from genblaze_dagster.core.enums import Modality
 from genblaze_dagster.errors import InvalidRequestError
 from genblaze_dagster.providers.model_spec import ModelFamily, ModelSpec
 from genblaze_dagster.providers.param_schemas import EnumSchema, FloatSchema, IntSchema
+from genblaze_dagster.providers.price_units import CREDITS
+from genblaze_dagster.providers.runway.pricing import PRICE, credits_of
 
 # The six shapes of the Gen models; text-to-video of gen4.5 takes the first two only.
 _GEN_RATIOS = {
@@ -79,6 +81,7 @@ def _speech(params: dict[str, Any]) -> dict[str, Any]:
 
 _SEED = IntSchema(min=0, max=4_294_967_295)
 _MODERATION = "contentModeration"
+_EXTRAS = {CREDITS: credits_of}
 
 FAMILIES = (
     ModelFamily(
@@ -88,6 +91,8 @@ FAMILIES = (
         example_slugs=("gen4.5", "gen4_turbo"),
         spec_template=ModelSpec(
             model_id="gen4",
+            pricing=PRICE,
+            extras=_EXTRAS,
             modality=Modality.VIDEO,
             param_aliases=_ALIASES,
             param_transformer=_gen,
@@ -109,6 +114,8 @@ FAMILIES = (
         example_slugs=("gen4_image", "gen4_image_turbo"),
         spec_template=ModelSpec(
             model_id="gen4_image",
+            pricing=PRICE,
+            extras=_EXTRAS,
             modality=Modality.IMAGE,
             param_aliases=_ALIASES,
             param_transformer=_image,
@@ -123,6 +130,8 @@ FAMILIES = (
         example_slugs=("veo3.1", "veo3.1_fast"),
         spec_template=ModelSpec(
             model_id="veo3.1",
+            pricing=PRICE,
+            extras=_EXTRAS,
             modality=Modality.VIDEO,
             param_aliases=_ALIASES,
             param_transformer=_veo,
@@ -143,6 +152,8 @@ FAMILIES = (
         example_slugs=("eleven_text_to_sound_v2",),
         spec_template=ModelSpec(
             model_id="eleven_text_to_sound",
+            pricing=PRICE,
+            extras=_EXTRAS,
             modality=Modality.AUDIO,
             param_aliases=_ALIASES,
             param_schemas={"duration": FloatSchema(min=0.5, max=30)},
@@ -156,6 +167,8 @@ FAMILIES = (
         example_slugs=("eleven_v3", "eleven_multilingual_v2"),
         spec_template=ModelSpec(
             model_id="eleven",
+            pricing=PRICE,
+            extras=_EXTRAS,
             modality=Modality.AUDIO,
             param_aliases={**_ALIASES, "language": "languageCode"},
             param_transformer=_speech,
@@ -166,6 +179,8 @@ FAMILIES = (
         name="others",
         pattern=re.compile(r""),
         description="models of others by way of Runway; their parameters go as they are",
-        spec_template=ModelSpec(model_id="any", param_aliases=_ALIASES),
+        spec_template=ModelSpec(
+            model_id="any", pricing=PRICE, extras=_EXTRAS, param_aliases=_ALIASES
+        ),
     ),
 )

@@ -4,7 +4,8 @@ API reference: https://docs.dev.runwayml.com/api/. Requests equal those of the v
 client 5.24.0.
 Submit: `POST /v1/<endpoint>` (JSON, camelCase), one endpoint per capability, chosen here by
 modality, inputs and model. Poll: `GET /v1/tasks/{id}`, at most every 5 s. Output: signed URLs that
-live 24 to 48 hours; asking again gives fresh ones. Cost unit: credits, reported by the finished task.
+live 24 to 48 hours; asking again gives fresh ones. Cost unit: credits, reported by the finished
+task; list prices as of October 2026 in `pricing`, your contract may differ: give your own.
 Quirks: a create that got no answer may have started a task, and there is no list to look it up in.
 Cancelling a finished task deletes its outputs. `THROTTLED` means that the account's concurrency is
 used up. Bounds of gen4_turbo's duration and the wording of some errors are unverified.
@@ -44,8 +45,6 @@ from genblaze_dagster.providers.vendor.traits import InputForm, Traits
 API_VERSION = "2024-11-06"
 OUTPUT_LIFETIME = timedelta(hours=24)
 POLL_SECONDS = 5.0
-USD_PER_CREDIT = 0.01
-"""What the developer portal sells credits at; unverified since November 2026."""
 
 _MEBIBYTE = 1024 * 1024
 _MAX_DATA_BYTES = {"image": 3 * _MEBIBYTE, "video": 11 * _MEBIBYTE, "audio": 11 * _MEBIBYTE}
@@ -168,12 +167,13 @@ class RunwayProvider(VendorProvider):
         if not isinstance(urls, list) or not urls:
             raise self.no_output(request, "the task holds no output")
         credits = (task.get("cost") or {}).get("credits")
+        payload = {} if credits is None else {"credits": credits}
+        expires = self.clock() + OUTPUT_LIFETIME
+        outputs = tuple(Output(url=url, expires_at=expires) for url in urls)
         return Result(
-            outputs=tuple(
-                Output(url=url, expires_at=self.clock() + OUTPUT_LIFETIME) for url in urls
-            ),
-            cost_usd=None if credits is None else round(credits * USD_PER_CREDIT, 4),
-            provider_payload={} if credits is None else {"credits": credits},
+            outputs=outputs,
+            cost_usd=self.cost(request, outputs, payload),
+            provider_payload=payload,
         )
 
     async def cancel(self, job_id: str) -> bool:

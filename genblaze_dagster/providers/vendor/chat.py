@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, cast
 from pydantic import BaseModel
 
 from genblaze_dagster.errors import InvalidRequestError
+from genblaze_dagster.providers.price_units import TokenRate
 
 Role = Literal["system", "user", "assistant", "tool"]
 Content = str | Sequence[Mapping[str, Any]]
@@ -180,17 +181,13 @@ def _closed(schema: object) -> object:
     return closed
 
 
-def price_of_tokens(
-    prices: Mapping[str, tuple[float, float]],
-    model: str,
-    tokens_in: int | None,
-    tokens_out: int | None,
-) -> float | None:
-    """Return the price in USD by USD per million tokens (in, out); None when anything is unknown."""
-    price = prices.get(model)
-    if price is None or tokens_in is None or tokens_out is None:
+def chat_cost(rate: TokenRate | None, response: ChatResponse) -> float | None:
+    """Return what a chat cost in USD by its tokens; None when anything is unknown."""
+    counts = (response.tokens_in, response.tokens_out, response.tokens_cached or 0)
+    # It is paid: whatever a vendor may report as a count, nothing may fail here.
+    if rate is None or not all(isinstance(count, int) for count in counts):
         return None
-    return round((tokens_in * price[0] + tokens_out * price[1]) / 1_000_000, 10)
+    return rate.of(*counts)
 
 
 _OPTIONS = ("tools", "temperature", "max_tokens", "response_format", "timeout")

@@ -7,13 +7,15 @@ tool calls come in pieces, by index.
 
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from pydantic import BaseModel
 
 from genblaze_dagster.errors import ContentPolicyError, OutputError, ProviderError
 from genblaze_dagster.net.sse import event_data
+from genblaze_dagster.providers.price_list import PriceList
+from genblaze_dagster.providers.price_units import TokenRate
 from genblaze_dagster.providers.protocol import GenerationRequest
 from genblaze_dagster.providers.vendor.api import Api
 from genblaze_dagster.providers.vendor.chat import (
@@ -21,7 +23,7 @@ from genblaze_dagster.providers.vendor.chat import (
     ChatRequest,
     ChatResponse,
     ToolCall,
-    price_of_tokens,
+    chat_cost,
     schema_of,
     tool_call,
 )
@@ -38,18 +40,18 @@ def no_price(model: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class OpenAIChat:
-    """Chats through one API. `prices` are USD per million tokens, by `price_name(model)`.
+    """Chats through one API. `prices` are those of the vendor's list, by `price_name(model)`;
+    `own_prices`, those of the environment, win over them.
 
     `takes_max_tokens` says whether a model takes `max_tokens`; the others get
     `max_completion_tokens`.
     """
 
     api: Api
-    prices: Mapping[str, tuple[float, float]] = field(
-        default_factory=dict[str, tuple[float, float]]
-    )
+    prices: Mapping[str, TokenRate] = field(default_factory=dict[str, TokenRate])
     price_name: Callable[[str], str] = no_price
     takes_max_tokens: Callable[[str], bool] = lambda model: True
+    own_prices: PriceList = field(default_factory=PriceList.from_environment)
 
     async def complete(self, request: ChatRequest) -> ChatResponse:
         """Return the whole answer.
@@ -153,7 +155,7 @@ class OpenAIChat:
             )
         usage: dict[str, Any] = body.get("usage") or {}
         tokens_in, tokens_out = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        return ChatResponse(
+        response = ChatResponse(
             text=message.get("content") or "",
             model=body.get("model") or request.model,
             finish_reason=reason,
@@ -161,12 +163,14 @@ class OpenAIChat:
             tokens_out=tokens_out,
             tokens_cached=(usage.get("prompt_tokens_details") or {}).get("cached_tokens"),
             tool_calls=_tool_calls(message),
-            cost_usd=price_of_tokens(
-                self.prices, self.price_name(request.model), tokens_in, tokens_out
-            ),
             reasoning=message.get("reasoning_content"),
             raw=body,
         )
+        return replace(response, cost_usd=chat_cost(self._rate(request.model), response))
+
+    def _rate(self, model: str) -> TokenRate | None:
+        own = self.own_prices.token_rate(self.api.vendor.name, model)
+        return own or self.prices.get(self.price_name(model))
 
 
 class _Pieces:

@@ -19,7 +19,9 @@ from genblaze_dagster.errors import (
 from genblaze_dagster.net.client import HttpClient
 from genblaze_dagster.net.redact import redact
 from genblaze_dagster.providers import pricing
+from genblaze_dagster.providers.catalogue import names_of
 from genblaze_dagster.providers.models import ModelFamily, ModelRegistry
+from genblaze_dagster.providers.price_list import PriceList
 from genblaze_dagster.providers.protocol import (
     GenerationRequest,
     JobState,
@@ -60,6 +62,8 @@ class VendorProvider:
         api_key: default: the vendor's environment variable, read when needed.
         base_url: another address of the same API.
         models: a registry with models, prices or families of your own.
+        prices: a price list, or its entries; it comes before that of the variable GENBLAZE_PRICES,
+            and both before built-in prices.
         rate_limit: what the vendor allows this account, across all processes of a ledger.
         client: an HTTP client for tests; by default the one the whole process shares.
         clock: tells the time from which `expires_at` counts.
@@ -79,6 +83,7 @@ class VendorProvider:
         *,
         base_url: str | None = None,
         models: ModelRegistry | None = None,
+        prices: PriceList | Iterable[Mapping[str, Any]] | None = None,
         rate_limit: RateLimit | None = None,
         client: HttpClient | None = None,
         clock: Callable[[], datetime] = _now,
@@ -90,11 +95,21 @@ class VendorProvider:
             headers=self.own_headers(),
             client=client,
         )
-        self.models = models or ModelRegistry(provider_families=self.families, strict_params=True)
+        known = models or ModelRegistry(provider_families=self.families, strict_params=True)
+        self.models = self._with_prices(known, PriceList.effective(prices))
         self.rate_limit = rate_limit
         self.clock = clock
         self._records: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
         self._discovered: DiscoveryResult | None = None
+
+    def _with_prices(self, models: ModelRegistry, prices: PriceList) -> ModelRegistry:
+        listed = prices.lookup(*names_of(self.name))
+        if listed is None:
+            return models
+        # Others may share it, with prices of their own.
+        priced = models.fork()
+        priced.use_prices(listed)
+        return priced
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -179,6 +194,8 @@ class VendorProvider:
                 url="about:blank",
                 media_type=output.media_type or "application/octet-stream",
                 duration=output.facts.get("duration"),
+                width=output.facts.get("width"),
+                height=output.facts.get("height"),
             )
             for output in outputs
         ]
