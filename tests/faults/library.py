@@ -35,8 +35,8 @@ def run(scenario: Scenario, world: World) -> Outcome:
     world.quiet()
     started = time.monotonic()
     decided = recover_all(world, scenario)
-    if decided and (world.order.lists or world.order.deduplicates):
-        problems.append(f"{decided} left to a person, although the vendor can be asked")
+    if decided and (world.order.lists or world.order.deduplicates or world.order.callback_url):
+        problems.append(f"{decided} left to a person, although the vendor can be asked, or tells")
     seconds = time.monotonic() - started
     problems += [f"not settled: {what}" for what in not_settled(world)]
     problems += not_stored(world)

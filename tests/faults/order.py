@@ -12,6 +12,7 @@ PIPELINE = "faults"
 ASSET_KEY = f"{PIPELINE}/{STEP}"
 PRIVATE_MARK = "pr1vate-w0rds"
 PROMPT = "a {subject} by the sea"
+CALLBACK_SECRET = "of the harness, for callbacks"
 PRIVATE_PROMPT = f"{PRIVATE_MARK} about {{subject}}"
 
 
@@ -51,6 +52,7 @@ class Order:
     price: float = 0.04
     deduplicates: bool = False
     lists: bool = False
+    callback_url: str | None = None
     private: bool = False
     index: bool = True
     max_retries: int = 0

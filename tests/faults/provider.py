@@ -1,6 +1,7 @@
 """The provider of the vendor simulator: written as those of real vendors are."""
 
 import base64
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +18,7 @@ from genblaze_dagster.errors import (
     ProviderUnavailableError,
     RateLimitError,
 )
+from genblaze_dagster.net.callbacks import CallbackEndpoint
 from genblaze_dagster.net.client import HttpAnswer, Timeouts, request
 from genblaze_dagster.net.retry_after import parse_retry_after
 from genblaze_dagster.providers.protocol import (
@@ -28,6 +30,7 @@ from genblaze_dagster.providers.protocol import (
     Result,
     Submission,
 )
+from genblaze_dagster.providers.vendor.callbacks import Callback
 from tests.faults.vendor import MEDIA_HOST
 
 NAME = "simulated"
@@ -54,10 +57,13 @@ class SimulatedVendor:
         api_key: sent with every request.
         price: what a generation is said to cost, USD; None says nothing.
         deduplicates: whether the vendor bills a repeated submit once.
+        answer_timeout: how long one answer may take, seconds.
+        callbacks: where the vendor calls back; it signs nothing.
     """
 
     name = NAME
     version = "1"
+    proves_callbacks = False
 
     def __init__(
         self,
@@ -67,6 +73,7 @@ class SimulatedVendor:
         price: float | None,
         deduplicates: bool = False,
         answer_timeout: float = 5.0,
+        callbacks: CallbackEndpoint | None = None,
     ) -> None:
         self._url = url.rstrip("/")
         self._account_path = self._url.rpartition("/")[2]
@@ -74,6 +81,7 @@ class SimulatedVendor:
         self._price = price
         self.deduplicates = deduplicates
         self._answer_timeout = answer_timeout
+        self._callbacks = callbacks
 
     def validate(self, request: GenerationRequest) -> None:
         """Refuse what is no image."""
@@ -87,11 +95,11 @@ class SimulatedVendor:
     async def submit(self, request: GenerationRequest) -> Submission:
         """Start the job, or make the image in one call."""
         one_call = request.model == ONE_CALL_MODEL
+        wanted = {"model": request.model, "prompt": request.prompt, "seed": request.seed}
+        if self._callbacks is not None:
+            wanted["callback"] = self._callbacks.address(NAME, request.idempotency_key)
         answer = await self._call(
-            "POST",
-            "images" if one_call else "jobs",
-            json={"model": request.model, "prompt": request.prompt, "seed": request.seed},
-            key=request.idempotency_key,
+            "POST", "images" if one_call else "jobs", json=wanted, key=request.idempotency_key
         )
         body = _body(answer)
         if not isinstance(body.get("id"), str):
@@ -121,6 +129,18 @@ class SimulatedVendor:
             expires_at=datetime.fromtimestamp(body["expires"], UTC),
         )
         return Result((output,), cost_usd=body.get("cost_usd"), model_version="1")
+
+    async def read_callback(
+        self,
+        headers: Mapping[str, str],
+        body: bytes,
+        *,
+        now: datetime,
+        query: Mapping[str, str] | None = None,
+    ) -> Callback:
+        """Return the job that the vendor names."""
+        job_id = json.loads(body)["id"]
+        return Callback(NAME, f"call-{job_id}", job_id, None)
 
     async def cancel(self, job_id: str) -> bool:
         """Ask the vendor to stop; it says no when the job is over."""

@@ -13,6 +13,8 @@ Media is also served over TLS, with the certificate (PEM, key included), on a se
     POST /<account>/images               everything in one call
     GET  /<account>/media/<id>?expires=&signature=
 
+A submit may name an address in `callback`, which is called about the job it starts.
+
 Kinds of requests: `submit`, `poll`, `output`, `media`, `list`, `cancel`. A submit is billed when it
 is accepted; a job that the vendor says has failed, or that is cancelled, is paid back.
 
@@ -34,7 +36,9 @@ import hmac
 import json
 import ssl
 import sys
+import threading
 import time
+import urllib.request
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -47,6 +51,7 @@ MEDIA_HOST = "media.vendor.example"
 # What a leak is recognised by: no other text holds it.
 SIGNATURE_MARK = "5167a7u2e"
 _SIGNING_KEY = b"of the vendor alone"
+_CALL_AFTER = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 
 @dataclass
@@ -141,6 +146,8 @@ class VendorSimulator(Simulator[Account]):
         job_id = self._accept(world, request, by_proxy=False)
         if what == "retried":
             job_id = self._accept(world, request, by_proxy=True)
+        if (address := request.json().get("callback")) is not None:
+            threading.Thread(target=_call_back, args=(address, job_id), daemon=True).start()
         if what == "fails":
             self.change(world.name, job_id, failing=True)
         if what == "garbage":
@@ -278,6 +285,15 @@ class VendorSimulator(Simulator[Account]):
 
 def _sign(job_id: str, expires: int) -> str:
     return hmac.new(_SIGNING_KEY, f"{job_id}|{expires}".encode(), hashlib.sha256).hexdigest()
+
+
+def _call_back(address: str, job_id: str) -> None:
+    """Call until it is believed, or for some seconds."""
+    call = urllib.request.Request(address, json.dumps({"id": job_id}).encode(), method="POST")
+    for pause in _CALL_AFTER:
+        time.sleep(pause)
+        with contextlib.suppress(OSError), urllib.request.urlopen(call, timeout=5):
+            return
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from typing import Any
 from genblaze_dagster.core.enums import PromptVisibility
 from genblaze_dagster.errors import GenblazeError
 from genblaze_dagster.ledger.budgets import Budget, BudgetScope
+from genblaze_dagster.net.callbacks import CallbackEndpoint
 from genblaze_dagster.pipeline.declaration import Pipeline
 from genblaze_dagster.pipeline.events import StepEvent
 from genblaze_dagster.pipeline.execution import run_in, run_options
@@ -35,7 +36,7 @@ from genblaze_dagster.providers.retry import RetryPolicy
 from genblaze_dagster.storage.options import StoreOptions
 from genblaze_dagster.storage.store import MediaStore
 from tests.faults import network
-from tests.faults.order import PIPELINE, PRIVATE_PROMPT, PROMPT, STEP, Order
+from tests.faults.order import CALLBACK_SECRET, PIPELINE, PRIVATE_PROMPT, PROMPT, STEP, Order
 from tests.faults.parking import Parking, ParkingIndex, ParkingLedger
 from tests.faults.provider import ListingVendor, SimulatedVendor
 
@@ -64,7 +65,13 @@ def provider_of(order: Order) -> SimulatedVendor:
         price=order.price,
         deduplicates=order.deduplicates,
         answer_timeout=order.answer_timeout,
+        callbacks=None if order.callback_url is None else endpoint_of(order.callback_url),
     )
+
+
+def endpoint_of(url: str) -> CallbackEndpoint:
+    """Return the receiver of vendors' calls that is behind a URL."""
+    return CallbackEndpoint(url, CALLBACK_SECRET)
 
 
 def store_of(order: Order) -> MediaStore:

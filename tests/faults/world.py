@@ -26,6 +26,7 @@ from tests.support.raw_http import certificate_for
 
 ROOT = Path(__file__).resolve().parents[2]
 _READY_SECONDS = 30.0
+_TOKEN_MARK = "gbcb_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +265,7 @@ class Harness:
             "S3 secret": secret,
             "signed URL": SIGNATURE_MARK,
             "private prompt": PRIVATE_MARK,
+            "token of a callback": _TOKEN_MARK,
         }
         return World(
             name=name,

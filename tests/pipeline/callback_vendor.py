@@ -8,18 +8,13 @@ import hashlib
 import hmac
 import json
 import sys
-import threading
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-
-import uvicorn
 
 from genblaze_dagster import MediaStore, Pipeline
 from genblaze_dagster.errors import ProviderUnavailableError, WebhookError
@@ -148,27 +143,6 @@ async def generate(folder: Path, vendor: CallingVendor) -> StepOutcome:
         store = MediaStore((folder / "store").as_uri())
         async with Runner(store, ledger, lease_seconds=LEASE_SECONDS) as runner:
             return await runner.run_step(step, Target("image", None, "run-1"))
-
-
-@contextmanager
-def serving(app: Any, folder: Path) -> Iterator[str]:
-    """Serve an application on a free port; its origin is yielded, the port is put into the folder."""
-    config = uvicorn.Config(app, port=0, http="h11", log_config=None, lifespan="on")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        deadline = time.monotonic() + 30
-        while not server.started:
-            assert thread.is_alive()
-            assert time.monotonic() < deadline, "the server did not start within 30 s"
-            time.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        (folder / "port").write_text(str(port))
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 if __name__ == "__main__":

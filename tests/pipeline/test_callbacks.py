@@ -30,10 +30,10 @@ from tests.pipeline.callback_vendor import (
     call,
     endpoint_of,
     generate,
-    serving,
     signature,
     told,
 )
+from tests.support.serving import serving
 
 HERE = Path(__file__).parent
 
@@ -128,16 +128,19 @@ def test_a_process_killed_before_the_answer_has_paid_once(site: Site, comes: str
     assert len(site.vendor.accepted) == 1
 
 
+class Early(CallingVendor):
+    """Calls before its answer is lost."""
+
+    async def submit(self, request):
+        try:
+            return await super().submit(request)
+        finally:
+            address = self.accepted[-1]["address"]
+            assert await asyncio.to_thread(call, address, told("job-0")) == 200
+
+
 def test_a_call_during_the_submit_serves_the_worker_that_loses_the_answer(site: Site) -> None:
     """The same run goes on with the job, and nobody has to decide."""
-
-    class Early(CallingVendor):
-        async def submit(self, request):
-            try:
-                return await super().submit(request)
-            finally:
-                address = self.accepted[-1]["address"]
-                assert await asyncio.to_thread(call, address, told("job-0")) == 200
 
     outcome = asyncio.run(generate(site.folder, Early(site.folder)))
     assert outcome.origin is Origin.RESUMED
@@ -147,14 +150,7 @@ def test_a_call_during_the_submit_serves_the_worker_that_loses_the_answer(site: 
 def test_what_was_called_back_needs_no_looking(site: Site) -> None:
     """A vendor that lists its jobs is not asked for what it has told already."""
 
-    class Listing(CallingVendor):
-        async def submit(self, request):
-            try:
-                return await super().submit(request)
-            finally:
-                address = self.accepted[-1]["address"]
-                assert await asyncio.to_thread(call, address, told("job-0")) == 200
-
+    class Listing(Early):
         async def find_jobs(self, request, *, since):
             raise AssertionError("it was asked")
 
