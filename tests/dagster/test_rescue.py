@@ -187,10 +187,11 @@ def test_what_expires_first_is_fetched_first_and_without_grace(world: World) -> 
 def test_it_asks_again_later_when_a_submission_stays_open(world: World) -> None:
     """Every time under another key, since Dagster runs a key once; and not at every look."""
     leave(world, ("story/image", "a", 9))
-    first = evaluate(world, retry_after=timedelta(seconds=0.2))
-    assert requested(evaluate(world, first.cursor)) == []
-    time.sleep(0.25)
-    again = evaluate(world, first.cursor, retry_after=timedelta(seconds=0.2))
+    patient = evaluate(world, retry_after=timedelta(hours=1))
+    assert requested(evaluate(world, patient.cursor)) == []
+    first = evaluate(world, retry_after=timedelta(seconds=0.05))
+    time.sleep(0.1)
+    again = evaluate(world, first.cursor, retry_after=timedelta(seconds=0.05))
     keys = [request.run_key for one in (first, again) for request in one.run_requests or []]
     assert len(set(keys)) == 2
     assert [r.run_key for r in evaluate(world, "not a cursor").run_requests or []] == keys[:1]
