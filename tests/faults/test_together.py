@@ -64,15 +64,17 @@ def test_a_worker_that_was_frozen_finds_its_place_taken(simulators: Harness, poi
     assert len(world.bills()) == 1
 
 
-def test_a_late_answer_frees_what_was_held(simulators: Harness) -> None:
-    """The others hold what a frozen worker may have sent; awake, it sends, and is still right."""
-    world = simulators.world("late-answer", partitions=("p0",))
+def test_a_worker_that_stood_still_frees_what_was_held(simulators: Harness) -> None:
+    """The others hold what a frozen worker may have sent; awake, it sends nothing and says so."""
+    world = simulators.world("late-worker", partitions=("p0",))
     awake = world.folder / "awake"
     frozen = world.start(park=Park(Point.BEFORE_SEND, "p0", until=str(awake)))
     assert frozen.until_parked_or_ended(30)
     assert world.start(machine="another-machine").wait(60) == 1
     awake.touch()
-    assert frozen.wait(60) == 0
+    assert frozen.wait(60) == 1
+    assert world.bills() == []
+    assert world.start().wait(60) == 0
     assert check(world).violations == ()
     assert len(world.bills()) == 1
 

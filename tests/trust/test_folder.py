@@ -262,6 +262,10 @@ def test_many_files_take_no_more_memory_than_few(tmp_path: Path) -> None:
         folder.mkdir()
         for number in range(count):
             (folder / f"{number}.dat").write_bytes(b"no media")
+        # What threads of earlier tests allocate is counted too; it does not come twice.
+        return min(measured(folder, count) for _ in range(2))
+
+    def measured(folder: Path, count: int) -> int:
         tracemalloc.start()
         assert verify(folder).counts["skipped"] == count
         size = tracemalloc.get_traced_memory()[1]
