@@ -140,6 +140,7 @@ class Cohort:
         self._expected = size
         self._waiting = 0
         self._turn = 0
+        self._act: Callable[[], object] = lambda: None
         self._changed = threading.Condition()
 
     def together(self, act: Callable[[], object]) -> None:
@@ -151,20 +152,21 @@ class Cohort:
         with self._changed:
             turn = self._turn
             self._waiting += 1
-            self._go_if_complete(act)
+            self._act = act
+            self._go_if_complete()
             # Longer than any world takes to give up its point.
             if not self._changed.wait_for(lambda: self._turn != turn, 3 * IN_TIME):
                 raise AssertionError("the other worlds of a cohort did not get as far")
 
     def leave(self) -> None:
-        """Be waited for no more."""
+        """Be waited for no more; those who only waited for this one act now."""
         with self._changed:
             self._expected -= 1
-            self._go_if_complete(lambda: None)
+            self._go_if_complete()
 
-    def _go_if_complete(self, act: Callable[[], object]) -> None:
+    def _go_if_complete(self) -> None:
         if self._waiting and self._waiting == self._expected:
-            act()
+            self._act()
             self._waiting = 0
             self._turn += 1
             self._changed.notify_all()
@@ -301,7 +303,7 @@ class DagsterSide:
     def start_daemon(self) -> subprocess.Popen[bytes]:
         """Start another daemon; all of them have one code server."""
         if self._code_server is None:
-            self._code_server = self._start_code_server()
+            self._start_code_server()
         daemon = self._start(
             f"daemon-{len(self._daemons)}",
             *("tests.support.daemon_process", "run", "--grpc-socket", self._socket),
@@ -314,15 +316,15 @@ class DagsterSide:
         # The path of a socket is at most some hundred characters long, that of the folder is not.
         return str(Path(tempfile.gettempdir(), f"genblaze-{self._nursery_group}.sock"))
 
-    def _start_code_server(self) -> subprocess.Popen[bytes]:
-        server = self._start(
+    def _start_code_server(self) -> None:
+        # Kept before it is ready: whatever comes of it, it is ended.
+        self._code_server = server = self._start(
             "code-server",
             *("tests.support.code_server", "tests.faults.dagster_location"),
             *("--attribute", "defs", "--working-directory", str(ROOT), "--socket", self._socket),
         )
         until(lambda: server.poll() is not None or answers(self._socket), "a code server")
         assert server.poll() is None, "the code server ended"
-        return server
 
     def _start(self, name: str, module: str, *arguments: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("wb") as log:

@@ -1,11 +1,13 @@
 """The page keeps what earlier runs of the matrix have found."""
 
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 from tests.faults import dagster_layers, library
 from tests.faults.__main__ import gather
+from tests.faults.dagster_side import Cohort
 from tests.faults.invariants import Verdict
 from tests.faults.journal import Journal
 from tests.faults.scenarios import Outcome, scenario
@@ -67,3 +69,15 @@ def test_what_was_good_is_not_played_again(tmp_path: Path) -> None:
     for one in (*good, replace(good[0], problems=("lost",))):
         journal.add(one)
     assert list(Journal(tmp_path / "outcomes.jsonl").good()) == good
+
+
+def test_a_world_that_gives_up_does_not_spare_the_others_daemon() -> None:
+    """Who only waited for it does what was to be done together, once."""
+    cohort = Cohort(3)
+    acted: list[str] = []
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(cohort.together, lambda: acted.append("killed")) for _ in range(2)]
+        cohort.leave()
+        for one in waiting:
+            one.result(timeout=30)
+    assert acted == ["killed"]
