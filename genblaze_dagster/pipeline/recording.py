@@ -1,13 +1,13 @@
 """Write what a step did: its manifest, and the reference others find it by."""
 
 import asyncio
+import hashlib
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Self
-
-from uuid_utils import compat as uuid_utils
 
 from genblaze_dagster.core.enums import PromptVisibility, RunStatus, StepStatus
 from genblaze_dagster.core.manifest import Manifest
@@ -28,6 +28,12 @@ STEP_NAME: Final = "step_name"
 """Key in `provider_payload` under which a step's record says what its pipeline calls it."""
 
 _FRESH_SECONDS = 1.0
+
+# RFC 9562, 5.7: 48 bits of time, the version, 12 bits, the variant, 62 bits.
+_TIME_SHIFT = 80
+_LAST_TIME = (1 << 48) - 1
+_VERSION_AND_VARIANT = 0xF << 76 | 0b11 << 62
+_VERSION_7 = 7 << 76 | 0b10 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +69,16 @@ class Recording:
         replaced = await previous.ref()
         if replaced is not None and replaced.run_id != run.run_id:
             run.parent_run_id = replaced.run_id
-        manifest = Manifest.from_run(run)
-        try:
-            manifest_key = await write_manifest(store, manifest)
-        except ConflictError as exc:
-            # The run was recorded as failed, or an attempt that died had written other media under
-            # its id. That record stays; this one has an id of its own.
-            run.parent_run_id = await _parent_beside(store, exc.key, run)
-            run.run_id = run.steps[-1].run_id = str(uuid_utils.uuid7())
+        while True:
             manifest = Manifest.from_run(run)
-            manifest_key = await write_manifest(store, manifest)
+            try:
+                manifest_key = await write_manifest(store, manifest)
+                break
+            except ConflictError as exc:
+                # The run was recorded as failed, or an attempt that died had written other media
+                # under its id. That record stays; this one has an id of its own.
+                run.parent_run_id = await _parent_beside(store, exc.key, run)
+                run.run_id = run.steps[-1].run_id = run_id_beside(run.run_id)
         media = await renditions.made([media for _, media in self.kept], manifest)
         ref = self._ref(store, manifest, manifest_key, media)
         await write_ref(store, ref)
@@ -150,6 +156,23 @@ class Recording:
             created_at=self.completed_at.isoformat(),
             media=media,
         )
+
+
+def run_id_beside(run_id: str) -> str:
+    """Return the id of the record next to one whose id is taken; it sorts right behind.
+
+    It follows from that id alone: whoever repeats the record after a crash finds it, instead of
+    adding one more.
+    """
+    digest = hashlib.sha256(run_id.encode()).digest()
+    try:
+        milliseconds = uuid.UUID(run_id).int >> _TIME_SHIFT
+    except ValueError:
+        return str(uuid.UUID(bytes=digest[:16], version=5))
+    rest = int.from_bytes(digest[:10]) & ~_VERSION_AND_VARIANT | _VERSION_7
+    # The 48 bits of time at the front of a version 7 may not overflow.
+    later = min(milliseconds + 1, _LAST_TIME)
+    return str(uuid.UUID(int=later << _TIME_SHIFT | rest))
 
 
 async def _parent_beside(store: MediaStore, key: str | None, run: Run) -> str:

@@ -5,7 +5,6 @@ the manifest on the answer is whole: the reference can be written by anybody.
 """
 
 import asyncio
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from genblaze_dagster.core.enums import RunStatus, StepStatus
@@ -14,6 +13,7 @@ from genblaze_dagster.core.models import Asset, Step
 from genblaze_dagster.core.reference import MediaObject, MediaRef
 from genblaze_dagster.errors import NotFoundError
 from genblaze_dagster.ledger.submission import LedgerRow
+from genblaze_dagster.pipeline.recording import run_id_beside
 from genblaze_dagster.storage.manifests import read_manifest
 from genblaze_dagster.storage.refs import read_ref, write_ref
 from genblaze_dagster.storage.store import MediaStore
@@ -54,21 +54,33 @@ async def _is_there(store: MediaStore, ref: MediaRef, *, manifest_too: bool) -> 
 
 async def _recorded(store: MediaStore, row: LedgerRow) -> MediaRef | None:
     """Return the reference that follows from a submission's manifest, None when there is none."""
-    for key in dict.fromkeys(_manifest_keys(store, row)):
-        try:
-            manifest = await read_manifest(store, key, strict=True)
-        except NotFoundError:
-            continue
-        return _reference(store, row, key, manifest)
+    sent = row.sending_at or row.claimed_at
+    days = (sent + timedelta(days=days) for days in _DAYS)
+    # Where keys have no date, all days are one.
+    for day in {_key(store, row, row.run_id, day): day for day in days}.values():
+        ref = await _recorded_on(store, row, day)
+        if ref is not None:
+            return ref
     return None
 
 
-def _manifest_keys(store: MediaStore, row: LedgerRow) -> Iterator[str]:
-    sent = row.sending_at or row.claimed_at
-    for days in _DAYS:
-        yield store.layout.manifest_key(
-            row.run_id, created_at=sent + timedelta(days=days), tenant_id=row.tenant_id
-        )
+def _key(store: MediaStore, row: LedgerRow, run_id: str, day: datetime) -> str:
+    return store.layout.manifest_key(run_id, created_at=day, tenant_id=row.tenant_id)
+
+
+async def _recorded_on(store: MediaStore, row: LedgerRow, day: datetime) -> MediaRef | None:
+    run_id = row.run_id
+    while True:
+        key = _key(store, row, run_id, day)
+        try:
+            manifest = await read_manifest(store, key, strict=True)
+        except NotFoundError:
+            return None
+        ref = _reference(store, row, key, manifest)
+        if ref is not None:
+            return ref
+        # What is recorded there may have failed, or be of an attempt before.
+        run_id = run_id_beside(run_id)
 
 
 def _reference(store: MediaStore, row: LedgerRow, key: str, manifest: Manifest) -> MediaRef | None:

@@ -1,5 +1,6 @@
 import asyncio
 import hashlib
+import uuid
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,10 +21,10 @@ from genblaze_dagster.errors import (
 )
 from genblaze_dagster.ledger.ledger import Ledger
 from genblaze_dagster.pipeline.outcome import Origin, Target
-from genblaze_dagster.pipeline.recording import Previous
+from genblaze_dagster.pipeline.recording import Previous, run_id_beside
 from genblaze_dagster.providers.protocol import Output
 from genblaze_dagster.storage.integrity import check_ref
-from genblaze_dagster.storage.manifests import read_manifest
+from genblaze_dagster.storage.manifests import manifest_keys, read_manifest
 from genblaze_dagster.storage.refs import ref_key, write_ref
 from genblaze_dagster.storage.store import MediaStore
 from tests.support.scripted import ScriptedProvider
@@ -220,6 +221,43 @@ def test_a_first_run_that_had_failed_is_the_parent_of_the_one_that_did_not(
     target = Target("image", "fox", "run-1", run_id=TAKEN)
     outcome = run(store, ledger, step(ScriptedProvider()), target)
     assert parents(store, outcome.ref.run_id) == [TAKEN]
+
+
+def test_a_record_beside_another_is_not_written_twice(store: MediaStore, tmp_path: Path) -> None:
+    """Whoever repeats it after a crash finds it: no record is left that no reference leads to."""
+    key = store.layout.manifest_key(TAKEN, created_at=datetime.now(UTC), tenant_id=None)
+    failed = Manifest.from_run(Run(run_id=TAKEN, status=RunStatus.FAILED))
+    asyncio.run(store.put(key, failed.to_canonical_json().encode(), media_type=None))
+    target = Target("image", "fox", "run-1", run_id=TAKEN)
+    book = DyingLedger(f"sqlite:///{tmp_path / 'dying.db'}")
+    provider = ScriptedProvider(job=True)
+    with pytest.raises(ProviderTimeoutError):
+        run(store, book, step(provider), target)
+    asyncio.run(store.delete(ref_key("image", "fox")))
+    book.dying = False
+    outcome = run(store, book, step(provider), target)
+    assert outcome.ref.run_id == run_id_beside(TAKEN)
+    assert parents(store, outcome.ref.run_id) == [TAKEN]
+
+    async def records() -> int:
+        return len([found async for found in manifest_keys(store)])
+
+    assert asyncio.run(records()) == 2
+    book.close()
+
+
+@pytest.mark.parametrize("run_id", [TAKEN, str(uuid.UUID(int=2**128 - 1)), "mine"])
+def test_the_id_of_a_record_beside_another_follows_from_that_one(run_id: str) -> None:
+    """It is a UUID whatever the first was, never the same, and sorts behind one with a time."""
+    beside = run_id_beside(run_id)
+    assert beside == run_id_beside(run_id)
+    assert str(uuid.UUID(beside)) == beside != run_id
+    assert uuid.UUID(beside).variant == uuid.RFC_4122
+    chain = [TAKEN]
+    for _ in range(5):
+        chain.append(run_id_beside(chain[-1]))
+    assert chain == sorted(set(chain))
+    assert {uuid.UUID(each).version for each in chain} == {7}
 
 
 @pytest.mark.parametrize(

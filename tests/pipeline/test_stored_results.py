@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from genblaze_dagster import MediaStore
+from genblaze_dagster.core.enums import RunStatus
+from genblaze_dagster.core.manifest import Manifest
+from genblaze_dagster.core.models import Run
 from genblaze_dagster.errors import HeldError
 from genblaze_dagster.ledger.ledger import Ledger
 from genblaze_dagster.ledger.submission import Intent, LedgerRow, SubmissionState
@@ -71,6 +74,25 @@ def test_a_manifest_without_a_reference_is_taken(
         row = only(other)
         assert (row.state, row.cost_usd) == (SubmissionState.STORED, 0.5)
     assert asyncio.run(read_ref(store, "image", "fox")) == outcome.ref
+    assert provider.submits == 1
+
+
+def test_a_manifest_beside_a_failed_one_is_taken(
+    store: MediaStore, ledger: Ledger, tmp_path: Path
+) -> None:
+    """The run's own id was taken by the record of its failure: what was made lies beside it."""
+    taken = "01936d2e-0000-7000-8000-000000000000"
+    failed = Manifest.from_run(Run(run_id=taken, status=RunStatus.FAILED))
+    key = store.layout.manifest_key(taken, created_at=datetime.now(UTC))
+    asyncio.run(store.put(key, failed.to_canonical_json().encode(), media_type=None))
+    provider = ScriptedProvider()
+    outcome = run(store, ledger, step(provider), target(run_id=taken))
+    assert outcome.ref.run_id != taken
+    forget_reference(store, outcome)
+    with Ledger(tmp_path / "other.db") as other:
+        died(other, replace(outcome, ref=replace(outcome.ref, run_id=taken)))
+        found = run(store, other, step(provider), target(run_id=taken))
+        assert (found.origin, found.ref) == (Origin.FINISHED, outcome.ref)
     assert provider.submits == 1
 
 
