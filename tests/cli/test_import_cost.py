@@ -3,7 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-_LINE = re.compile(r"import time:\s+(\d+) \|\s+(\d+) \| (\s*)(\S+)")
+_LINE = re.compile(r"import time:\s+\d+ \|\s+\d+ \|\s+(\S+)")
 HEAVY = {
     "dagster",
     "dagster_aws",
@@ -20,8 +20,8 @@ HEAVY = {
 }
 
 
-def _imports(*arguments: object) -> dict[str, int]:
-    """Run the command and return every module it imported with its own microseconds."""
+def _imports(*arguments: object) -> set[str]:
+    """Run the command and return every module it imported."""
     program = "import sys; from genblaze_dagster.cli import main; sys.argv[0] = 'x'; main()"
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", program, *map(str, arguments)],
@@ -31,10 +31,10 @@ def _imports(*arguments: object) -> dict[str, int]:
     )
     assert done.returncode in (0, 3), done.stderr[-2000:]
     found = (_LINE.fullmatch(line) for line in done.stderr.splitlines())
-    return {match[4]: int(match[1]) for match in found if match is not None}
+    return {match[1] for match in found if match is not None}
 
 
-def _packages(modules: dict[str, int]) -> set[str]:
+def _packages(modules: set[str]) -> set[str]:
     return {name.split(".")[0] for name in modules}
 
 
@@ -52,12 +52,14 @@ def test_verifying_embedded_manifests_imports_nothing_heavy(vectors: Path) -> No
     assert not _packages(modules) & HEAVY
 
 
-def test_help_is_quick() -> None:
-    """The overview imports no subcommand, and all its imports take less than half a second."""
-    modules = min((_imports("--help") for _ in range(3)), key=lambda found: sum(found.values()))
-    assert sum(modules.values()) < 500_000
+def test_help_imports_no_subcommand() -> None:
+    """The overview needs names, errors and what prints it, whatever the commands below need."""
+    modules = _imports("--help")
+    assert "genblaze_dagster.cli.app" in modules
+    folders = {name.split(".")[1] for name in modules if name.startswith("genblaze_dagster.")}
+    assert folders <= {"cli", "core", "errors", "net", "trust"}
     assert "genblaze_dagster.trust.file" not in modules
-    assert "pydantic" not in _packages(modules)
+    assert not _packages(modules) & {*HEAVY, "pydantic", "starlette", "yaml"}
 
 
 def test_the_package_exposes_main_without_importing_click() -> None:
