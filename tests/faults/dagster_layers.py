@@ -35,6 +35,7 @@ from tests.faults.dagster_side import (
     kill_by_id,
     side_of,
     until,
+    until_over,
 )
 from tests.faults.invariants import check
 from tests.faults.library import (
@@ -49,7 +50,7 @@ from tests.faults.parking import Point
 from tests.faults.scenarios import LAYERS, STORE_FAULTS, VENDOR_FAULTS, Outcome, Scenario
 from tests.faults.simulator import Fault
 from tests.faults.world import Worker, World
-from tests.support.backfills import backfill_status, cancel_backfill, retry_is_promised
+from tests.support.backfills import backfill_status
 
 IN_PROCESS = "Dagster run in process"
 EXECUTOR = "multiprocess executor"
@@ -61,7 +62,6 @@ POINTS = (*CRASHES, BEFORE_EVENT)
 _REACH_SECONDS = 180.0
 _RUN_SECONDS = 180.0
 _HELD_SECONDS = 100.0
-_RETRY_SECONDS = 30.0
 _MOST_RUNS = 4
 _NO_RETRY = {"dagster/max_retries": "0"}
 _NEW_BACKFILL = "dagster/backfill"
@@ -233,7 +233,7 @@ class RunWorker(DagsterLayer):
             for one in instance.get_backfills()
             if one.tags.items() >= self.world.tags.items()
         ]
-        ended = [self._end_of(one) for one in ours]
+        ended = [until_over(self.side, instance, self.world, one, _RUN_SECONDS) for one in ours]
         # A run that is to be retried is followed by another.
         until(
             lambda: all(run.is_finished for run in self.side.runs(instance, self.world)),
@@ -241,26 +241,6 @@ class RunWorker(DagsterLayer):
             _RUN_SECONDS,
         )
         return ended[0] == "COMPLETED_SUCCESS"
-
-    def _end_of(self, backfill: str) -> str:
-        """Wait for the end of a backfill and return its status.
-
-        Dagster's retry daemon that reads of a failure before the run's row says so never looks at
-        it again, and the backfill waits for ever for the retry it was promised. A person sees that,
-        cancels the backfill and executes what is left.
-        """
-        instance = self.side.instance(self.home())
-        promised_since: float | None = None
-
-        def status() -> str | None:
-            nonlocal promised_since
-            is_promised = retry_is_promised(self.side.runs(instance, self.world))
-            promised_since = (promised_since or time.monotonic()) if is_promised else None
-            if promised_since and time.monotonic() - promised_since > _RETRY_SECONDS:
-                cancel_backfill(instance, backfill)
-            return backfill_status(instance, backfill)
-
-        return until(status, f"backfill {backfill}", _RUN_SECONDS)
 
 
 class Daemon(RunWorker):

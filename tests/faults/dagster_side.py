@@ -20,10 +20,17 @@ from genblaze_dagster._compat import partition_range_tags
 from tests.faults import dagster_location as location
 from tests.faults.order import STEP, Park
 from tests.faults.world import ROOT, Nursery, Worker, World, process
-from tests.support.backfills import backfill_status, request_backfill
+from tests.support.backfills import (
+    backfill_status,
+    cancel_backfill,
+    request_backfill,
+    retry_is_promised,
+)
 from tests.support.code_server import answers
 
 IN_TIME = 180.0
+# What Dagster's daemon needs for a retry is a few seconds.
+_RETRY_SECONDS = 60.0
 _LOOK = 0.1
 _EVENTS = "events"
 _WORLDS = "orders"
@@ -366,9 +373,30 @@ class DagsterSide:
         return [file for file in files if file.exists()]
 
 
-def until_over(instance: dg.DagsterInstance, backfill_id: str, seconds: float = IN_TIME) -> str:
-    """Wait for the end of a backfill and return its status."""
-    return until(lambda: backfill_status(instance, backfill_id), f"backfill {backfill_id}", seconds)
+def until_over(
+    side: DagsterSide,
+    instance: dg.DagsterInstance,
+    world: DagsterWorld,
+    backfill: str,
+    seconds: float = IN_TIME,
+) -> str:
+    """Wait for the end of a world's backfill and return its status.
+
+    Dagster's retry daemon that reads of a failure before the run's row says so never looks at it
+    again, and the backfill waits for ever for the retry it was promised. A person sees that, and
+    cancels the backfill; what is left can be executed again.
+    """
+    promised_since: float | None = None
+
+    def status() -> str | None:
+        nonlocal promised_since
+        is_promised = retry_is_promised(side.runs(instance, world))
+        promised_since = (promised_since or time.monotonic()) if is_promised else None
+        if promised_since and time.monotonic() - promised_since > _RETRY_SECONDS:
+            cancel_backfill(instance, backfill)
+        return backfill_status(instance, backfill)
+
+    return until(status, f"backfill {backfill}", seconds)
 
 
 _sides: dict[Path, DagsterSide] = {}

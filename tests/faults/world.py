@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from queue import Empty, Queue
@@ -109,7 +109,9 @@ class Worker:
         with self.changed:
             self.changed.wait_for(lambda: self.pid, _READY_SECONDS)
             if self.status is None:
-                os.kill(self.pid, signal.SIGKILL)
+                # It may have ended by itself, and nobody has told yet.
+                with suppress(ProcessLookupError):
+                    os.kill(self.pid, signal.SIGKILL)
         return self.wait(_READY_SECONDS)
 
 
