@@ -237,6 +237,10 @@ class Simulator(Generic[W]):
             response = self.refusal(int(fault.number))
         if what == "drop-after" or (what == "hold-after" and not await world.hold(kind)):
             return _reset(writer)
+        if what == "hold-middle" and fault is not None and response.status >= 400:
+            # Meant is what was asked for, not the refusal of an address that has expired.
+            fault.times += 1
+            what = ""
         if what in ("hold-middle", "reset-middle"):
             return await self._break_off(world, kind, request, response, writer, what)
         for _ in range(2 if what == "twice" else 1):

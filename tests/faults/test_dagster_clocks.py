@@ -22,7 +22,7 @@ HELD_AT = {
     "submit accepted": Fault("submit", "hold-after"),
     "polling": Fault("poll", "hold-before"),
 }
-IN_TIME = 60.0
+IN_TIME = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +53,8 @@ class Clocks:
     def start(self, name: str, *, wrong_by: float = 0.0) -> Worker:
         self.set(name, wrong_by)
         # Renewed every ten seconds: only a clock can end the lease of a live worker here.
-        order = replace(
-            self._world.order, options={"clock_file": str(self._file(name))}, lease_seconds=30
-        )
+        options = {"clock_file": str(self._file(name))}
+        order = replace(self._world.order, options=options, lease_seconds=30, timeout=IN_TIME)
         return self._claimants.start(order, self._world.folder / f"{name}.log")
 
     def set(self, name: str, wrong_by: float) -> None:

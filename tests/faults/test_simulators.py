@@ -26,7 +26,7 @@ BROKEN = "no whole answer"
 def ask(world: World, method: str, path: str, body: object = None, **headers: str) -> Any:
     """Ask the vendor; return status and content, or the name of the error."""
     host = world.vendor.url.split("/")[2]
-    connection = http.client.HTTPConnection(host, timeout=10)
+    connection = http.client.HTTPConnection(host, timeout=60)
     named = {"authorization": "Bearer k", **{k.replace("_", "-"): v for k, v in headers.items()}}
     try:
         connection.request(method, f"/{world.name}/{path}", json.dumps(body), named)
@@ -154,7 +154,18 @@ def test_a_held_request_waits_and_tells(simulators: Harness) -> None:
     assert wait_for(lambda: world.vendor.held(wait=0.2)) == ["submit"]
     assert (len(bills(world)), worker.status) == (1, None)
     world.vendor.release(go=True)
-    assert worker.wait(30) == 0
+    assert worker.wait(60) == 0
+
+
+def test_a_refusal_is_not_held_in_the_middle(simulators: Harness) -> None:
+    """What is parked half sent is media: the refusal of an expired address goes out whole."""
+    world = simulators.world("held-media", partitions=("p0",))
+    world.vendor.faults(Fault("media", "hold-middle"), Fault("output", "expired"))
+    worker = world.start()
+    assert wait_for(lambda: world.vendor.held(wait=0.2)) == ["media"]
+    assert bills(world)[0].delivered == 1
+    world.vendor.release(go=True)
+    assert worker.wait(60) == 0
 
 
 @pytest.mark.parametrize("point", [point for point in Point if point is not Point.BEFORE_INDEX])
@@ -169,7 +180,7 @@ def test_a_worker_stops_at_its_point(simulators: Harness, point: Point) -> None:
 
 
 def wait_for(look: Any) -> Any:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not (found := look()):
         assert time.monotonic() < deadline
     return found
