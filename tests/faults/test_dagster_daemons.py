@@ -38,6 +38,8 @@ LOSSY = (
     Fault("poll", "status-before:503", 2),
     Fault("media", "reset-middle", 2),
 )
+# Nobody dies here: a lease is not to end because a machine is slow, nor a wait for one.
+PATIENT = {"lease_seconds": 30.0, "timeout": 120.0}
 RETRY_EVERYTHING = {"dagster/max_retries": "2", "dagster/retry_on_asset_or_op_failure": "true"}
 
 
@@ -78,7 +80,7 @@ def asked(request: pytest.FixtureRequest, simulators: Harness) -> Iterator[Asked
         asked = Asked(side, instance, {}, {})
 
         def world(name: str, **settings: Any) -> DagsterWorld:
-            made = simulators.world(f"two-{name}", partitions=KEYS, **settings)
+            made = simulators.world(f"two-{name}", partitions=KEYS, **PATIENT, **settings)
             asked.worlds[name] = adopted.enter_context(side.adopt(made, side.daemon_home))
             return asked.worlds[name]
 
