@@ -4,19 +4,19 @@ Questions that the commands ask and no run does. Nothing here changes a submissi
 comes into being by being read.
 """
 
+import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Self
 
 from sqlalchemy import (
-    BigInteger,
     ColumnElement,
     Select,
     and_,
     case,
-    cast,
     func,
     not_,
     or_,
@@ -30,7 +30,13 @@ from genblaze_dagster.ledger.budgets import usd
 from genblaze_dagster.ledger.callbacks import StoredCallback, callbacks_of
 from genblaze_dagster.ledger.database import Database
 from genblaze_dagster.ledger.rows import read_row
-from genblaze_dagster.ledger.schema import intents, past_attempts, submissions
+from genblaze_dagster.ledger.schema import (
+    intents,
+    past_attempts,
+    schema_version,
+    submissions,
+)
+from genblaze_dagster.ledger.spending import nano_of
 from genblaze_dagster.ledger.submission import (
     OPEN_STATES,
     LedgerRow,
@@ -241,9 +247,9 @@ class Records:
             return [*connection.execute(query).scalars()]
 
     def callbacks(self, row: LedgerRow) -> list[StoredCallback]:
-        """Return what the vendor has called back about its present attempt, oldest first."""
+        """Return what the vendor has called back about any of its attempts, oldest first."""
         with self._database.read() as connection:
-            return callbacks_of(connection, [row]).get(row.id, [])
+            return callbacks_of(connection, [row], past_too=True).get(row.id, [])
 
     def attempts(self, wanted: Wanted) -> Iterator[Attempt]:
         """Iterate over every attempt of matching submissions, oldest first, a page at a time."""
@@ -279,11 +285,22 @@ def _check_file(url: str) -> None:
     if "://" in url and make_url(url).get_backend_name() != "sqlite":
         return
     path = Path((name or "").removeprefix("file:")).absolute()
-    if not path.is_file() or not path.stat().st_size:
+    if not path.is_file() or not path.stat().st_size or _is_of_others(path):
         raise LedgerError(
             f"{path}: no ledger there; give --ledger URL or set {LEDGER_VARIABLE} to the one that "
             "the runs use"
         )
+
+
+def _is_of_others(path: Path) -> bool:
+    """Whether it is a database without our tables, which opening would put into it."""
+    query = "SELECT count(*) FROM sqlite_master WHERE name = ?"
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as found:
+            return not found.execute(query, [schema_version.name]).fetchone()[0]
+    except sqlite3.Error:
+        # No database, or one that cannot be read: whoever opens it says so.
+        return False
 
 
 def _sums(columns: Any, failed: ColumnElement[bool]) -> Sequence[ColumnElement[Any]]:
@@ -293,15 +310,10 @@ def _sums(columns: Any, failed: ColumnElement[bool]) -> Sequence[ColumnElement[A
     reserved = case((counts, columns.reserved_usd))
     unknown = case((and_(counts, columns.estimated_cost_usd.is_(None)), 1), else_=0)
     return (
-        func.sum(_nano(columns.cost_usd)).label("paid"),
-        func.sum(_nano(reserved)).label("reserved"),
+        func.sum(nano_of(columns.cost_usd)).label("paid"),
+        func.sum(nano_of(reserved)).label("reserved"),
         func.sum(unknown).label("unknown"),
     )
-
-
-def _nano(amount_usd: ColumnElement[Any]) -> ColumnElement[Any]:
-    # Sums of floats drift, and would depend on the order of the rows.
-    return cast(func.round(amount_usd * 1e9), BigInteger)
 
 
 def _called(name: str) -> Select[Any]:

@@ -146,17 +146,23 @@ class Callbacks(Transactions):
 
 
 def callbacks_of(
-    connection: Connection, rows: Sequence[LedgerRow]
+    connection: Connection, rows: Sequence[LedgerRow], *, past_too: bool = False
 ) -> dict[str, list[StoredCallback]]:
     """Return what was called back about the present attempt of each submission, oldest first.
 
     Submissions of which nothing was said are left out.
+
+    Args:
+        connection: where to look.
+        rows: the submissions.
+        past_too: also about their attempts before, of which nothing follows.
     """
     found: dict[str, list[StoredCallback]] = {}
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         some = rows[start : start + _ROWS_AT_ONCE]
-        keys = _present_keys(connection, some)
-        jobs = {row.job_id: row.id for row in some if row.job_id is not None}
+        keys = _keys(connection, some, past_too=past_too)
+        jobs = _past_jobs(connection, [row.id for row in some]) if past_too else {}
+        jobs |= {row.job_id: row.id for row in some if row.job_id is not None}
         about = or_(callbacks.c.submission_key.in_(keys), callbacks.c.job_id.in_(jobs))
         for callback in _stored(connection, about):
             id = keys.get(callback.submission_key or "") or jobs[callback.job_id]
@@ -164,10 +170,23 @@ def callbacks_of(
     return found
 
 
-def _present_keys(connection: Connection, rows: Sequence[LedgerRow]) -> dict[str, str]:
-    """Return the key of each submission's present attempt, with the submission's id."""
+def _past_jobs(connection: Connection, submission_ids: Sequence[str]) -> dict[str, str]:
+    """Return the jobs that earlier attempts had, with the submission's id."""
+    past = past_attempts.c
+    query = select(past.job_id, past.submission_id).where(
+        past.submission_id.in_(submission_ids), past.job_id.is_not(None)
+    )
+    return {job_id: id for job_id, id in connection.execute(query)}
+
+
+def _keys(connection: Connection, rows: Sequence[LedgerRow], *, past_too: bool) -> dict[str, str]:
+    """Return the keys of each submission's present attempt, or of all, with the submission's id."""
     failures = _failures(connection, [row.id for row in rows if row.attempt > 1])
-    found = {submit_key(row.run_id, failures.get(row.id, 0)): row for row in rows}
+    found: dict[str, LedgerRow] = {}
+    for row in rows:
+        so_far = failures.get(row.id, 0)
+        for number in range(0 if past_too else so_far, so_far + 1):
+            found[submit_key(row.run_id, number)] = row
     others = {
         run_id: key
         for key, row in found.items()

@@ -80,8 +80,11 @@ _reserved = case((_counts_unpaid, _of_attempt("reserved_usd")), else_=None)
 _unknown = case((and_(_counts_unpaid, _of_attempt("estimated_cost_usd").is_(None)), 1), else_=0)
 
 
-def _nano(amount: ColumnElement[Any]) -> ColumnElement[Any]:
-    # A vendor's answer that is no sum of money counts as more than any limit, and sums stay in range.
+def nano_of(amount: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return billionths of a dollar of a column, of which sums stay in range.
+
+    A vendor's answer that is no sum of money counts as more than any limit.
+    """
     return case(
         (or_(amount.is_(None), amount < 0), 0),
         (amount < _MOST_USD, cast(func.round(amount * 1e9), BigInteger)),
@@ -127,7 +130,7 @@ def _summing() -> Statement:
             spend_entries.c.partition_key == wanted.c.partition_key,
         ),
     )
-    sums = (_nano(_cost), _nano(_reserved), _unknown, case((_settled, 1), else_=0))
+    sums = (nano_of(_cost), nano_of(_reserved), _unknown, case((_settled, 1), else_=0))
     columns = (func.sum(each).label(name) for each, name in zip(sums, Sums._fields, strict=True))
     entries = (
         select(wanted.c.scope, *columns)
@@ -173,8 +176,8 @@ _DELETE = delete(spend_entries).where(_OWN_ENTRY)
 _FOLDABLE = Statement(
     select(
         spend_entries,
-        _nano(_cost).label("paid"),
-        _nano(_reserved).label("reserved"),
+        nano_of(_cost).label("paid"),
+        nano_of(_reserved).label("reserved"),
         _unknown.label("unknown"),
     )
     .select_from(_ATTEMPTS)

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import hmac
 import os
+import re
 from dataclasses import dataclass, field
 from typing import Final, Self
 from urllib.parse import urlencode, urlsplit
@@ -27,6 +28,9 @@ TOKEN: Final = "token"  # noqa: S105 - the name of a parameter
 
 # Tells a token by its shape, wherever and however encoded it turns up; see `net.redact`.
 _MARK = "gbcb_"
+# Vendors, proxies and servers escape, decode and shorten other paths, each in its own way, and a
+# call would not arrive.
+_PLAIN = re.compile(r"[A-Za-z]+://[\w.:\[\]-]+(/(?!\.{1,2}(/|$))[\w.~!$&'()*+,;=:@-]*)*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +38,8 @@ class CallbackEndpoint:
     """The receiver of vendors' calls, and the secret that its addresses are made with.
 
     Args:
-        url: where it is reached from outside, such as `https://media.example.com/genblaze`; http
-            for loopback only.
+        url: where it is reached from outside, such as `https://media.example.com/genblaze`, with a
+            path that nobody has to escape; http for loopback only.
         secret: makes the tokens; `whsec_` and base64, or any text of 16 bytes or more. The same
             wherever generations are submitted and calls are received.
 
@@ -109,9 +113,10 @@ def _checked(url: str) -> str:
         raise ConfigError(f"{subject}: {exc}; vendors call it over the internet") from None
     except ValueError:
         raise ConfigError(f"{subject}: not a valid URL") from None
-    if "?" in url or "#" in url or not url.isascii() or not url.isprintable() or " " in url:
+    if _PLAIN.fullmatch(url) is None:
         raise ConfigError(
-            f"{subject}: {strip_url(url)} has a query, a fragment, blanks or non-ASCII characters; "
-            "give https://host/path"
+            f"{subject}: {strip_url(url)} has a query, a fragment, a part . or .., or characters "
+            "that do not stand for themselves in a path; give https://host/path with letters, "
+            "digits, dots and hyphens"
         )
     return url.rstrip("/")

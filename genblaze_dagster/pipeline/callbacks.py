@@ -26,7 +26,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from genblaze_dagster.errors import GenblazeError, UnknownProviderError, WebhookError
 from genblaze_dagster.ledger.callbacks import CalledBack
@@ -138,8 +138,12 @@ class Receiver:
         return Received(callback, outcome)
 
     def close(self) -> None:
-        """Finish what is being recorded and end the threads; the ledger stays open."""
-        self._operations.close()
+        """Finish what is being recorded and end the threads; the next call starts others.
+
+        The ledger stays open.
+        """
+        ended, self._operations = self._operations, Operations(self._ledger)
+        ended.close()
 
     def _submission_key(self, vendor: str, parameters: Mapping[str, str]) -> str | None:
         """Return the key that the address proves; None for an address without one."""
@@ -238,7 +242,7 @@ def callback_app(
     path = urlsplit(endpoint.url).path.rstrip("/")
     app = Starlette(
         routes=[Route(f"{path}/{{vendor}}", called, methods=["POST"])],
-        middleware=[Middleware(_HidesQueries)],
+        middleware=[Middleware(_HidesQueries), Middleware(_HangsUp)],
         lifespan=lifespan,
     )
     # A redirect would write the address, with its token, into an answer.
@@ -256,6 +260,34 @@ class _HidesQueries:
         scope[_QUERY] = scope.pop("query_string", b"").decode("latin-1")
         scope["query_string"] = b""
         await self._app(scope, receive, send)
+
+
+class _HangsUp:
+    """Ends the connection with an answer that is given before the whole call has come.
+
+    Servers go on reading the rest to serve the next call, and it may drip for ever.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Later versions know no such header, and end a call without its connection.
+        is_over = not scope.get("http_version", "2").startswith("1")
+
+        async def received() -> Message:
+            nonlocal is_over
+            message = await receive()
+            is_over = is_over or not message.get("more_body", False)
+            return message
+
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start" and not is_over:
+                closes = (b"connection", b"close")
+                message = {**message, "headers": [*message.get("headers", ()), closes]}
+            await send(message)
+
+        await self._app(scope, received, sent)
 
 
 async def _body(request: Request, seconds: float) -> bytes | Response:

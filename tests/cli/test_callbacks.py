@@ -45,7 +45,7 @@ def receiver(folder: Path) -> Iterator[tuple["subprocess.Popen[str]", dict[str, 
         yield process, json.loads(f"{said}}}")
     finally:
         process.kill()
-        process.communicate(timeout=20)
+        process.communicate(timeout=300)
 
 
 def local(address: str, listening: str) -> str:
@@ -66,7 +66,7 @@ def test_a_vendors_call_resolves_a_held_submission(tmp_path: Path) -> None:
         assert call(address, body.encode()) == 200
         assert kept.ledger.get(row.id).state is SubmissionState.SUBMITTED
         process.send_signal(signal.SIGINT)
-        _, log = process.communicate(timeout=20)
+        _, log = process.communicate(timeout=300)
         assert process.returncode == 130
     assert "7f0c2b1e" in log
     assert "answered with 401" in log
@@ -78,7 +78,7 @@ def test_a_termination_is_quiet(tmp_path: Path) -> None:
     """As a service manager stops it."""
     with receiver(tmp_path) as (process, _):
         process.terminate()
-        _, log = process.communicate(timeout=20)
+        _, log = process.communicate(timeout=300)
     assert process.returncode == -signal.SIGTERM
     assert "Traceback" not in log
 
@@ -128,3 +128,22 @@ def test_show_names_what_was_called_back(tmp_path: Path, invoke: Call) -> None:
         ("j-1", "succeeded"),
         ("j-2", None),
     ]
+
+
+def test_show_names_what_was_called_back_about_earlier_attempts(
+    tmp_path: Path, invoke: Call
+) -> None:
+    """A job that was given up as lost is paid all the same: whoever looks is told of it."""
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    with book(url) as kept:
+        row = kept.held("a")
+        kept.ledger.resolve(row.id, lost=True)
+        again = kept.held("a")
+        assert (again.id, again.attempt) == (row.id, 2)
+        other = kept.held("b")
+        for number, key in enumerate((row.run_id, f"{row.run_id}-1", other.run_id)):
+            kept.ledger.called_back(
+                "luma", f"d-{number}", f"j-{number}", state=None, submission_key=key
+            )
+    document = invoke("ledger", "show", row.id, "--ledger", url, "--json").document
+    assert [one["job_id"] for one in document["callbacks"]] == ["j-0", "j-1"]

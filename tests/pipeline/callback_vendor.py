@@ -35,7 +35,6 @@ from tests.support.providers import png
 
 SECRET = "a secret of the tests"
 SIGNING_KEY = b"the vendor's own key"
-LEASE_SECONDS = 1.0
 
 
 def endpoint_of(folder: Path) -> CallbackEndpoint:
@@ -129,7 +128,7 @@ def call(url: str, body: bytes, **headers: str) -> int:
     """Call an address as a vendor does; return the status of the answer."""
     request = urllib.request.Request(url, body, headers, method="POST")
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status
     except urllib.error.HTTPError as refused:
         with refused:
@@ -141,7 +140,7 @@ async def generate(folder: Path, vendor: CallingVendor) -> StepOutcome:
     step = Pipeline("p").step(vendor, model="m", prompt="a fox", name="image").steps[0]
     with Ledger(folder / "ledger.db") as ledger:
         store = MediaStore((folder / "store").as_uri())
-        async with Runner(store, ledger, lease_seconds=LEASE_SECONDS) as runner:
+        async with Runner(store, ledger) as runner:
             return await runner.run_step(step, Target("image", None, "run-1"))
 
 

@@ -24,6 +24,7 @@ from genblaze_dagster.providers.vendor.callbacks import (
     Delivery,
     ReadsCallbacks,
 )
+from genblaze_dagster.providers.vendor.fetched_keys import FetchedKeys
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 LATE = timedelta(minutes=5, seconds=1)
@@ -419,6 +420,30 @@ def test_a_call_that_cannot_be_checked_is_asked_for_again(answer: object, status
     web.serve(KEYS_PATH, {"keys": [jwk(KEY)]})
     later = NOW + timedelta(seconds=6)
     assert read(reader, headers, FAL_BODY, now=later).job_id == ID
+
+
+def test_a_vendor_that_does_not_tell_its_keys_keeps_nobody_waiting() -> None:
+    """Who calls listens for some seconds: all are asked to call again, after one question."""
+    asked: list[bytes] = []
+
+    async def silent() -> list[bytes]:
+        asked.append(b"keys")
+        await asyncio.Event().wait()
+        return asked
+
+    async def main() -> list[object]:
+        keys, call = FetchedKeys(silent, seconds=0.2), Delivery.of("vendor", {}, b"", {})
+        at_once = (
+            keys.have(call, lambda _: True, now=NOW + timedelta(milliseconds=10 * number))
+            for number in range(20)
+        )
+        async with asyncio.timeout(50):
+            return [*await asyncio.gather(*at_once, return_exceptions=True)]
+
+    for refusal in asyncio.run(main()):
+        assert isinstance(refusal, WebhookError)
+        assert refusal.transient
+    assert len(asked) == 1
 
 
 def test_replicates_secret_is_asked_for_when_none_is_given(

@@ -11,16 +11,29 @@ from genblaze_dagster.providers.vendor.callbacks import Delivery
 _KEYS_LIFETIME = timedelta(hours=24)
 _ASK_AGAIN = timedelta(seconds=60)
 _ASK_AFTER_FAILURE = timedelta(seconds=5)
+# Vendors wait about 10 s for the answer to a call. What came while one question went unanswered is
+# not worth another: no longer than `_ASK_AFTER_FAILURE`.
+_ANSWER_SECONDS = 5.0
 
 
 class FetchedKeys:
     """Keys that a vendor hands out: kept for a day, asked for again when none fits, once a minute.
 
     However many forged calls come in, the vendor is asked no more often than that.
+
+    Args:
+        fetch: asks the vendor.
+        seconds: how long that may take.
     """
 
-    def __init__(self, fetch: Callable[[], Awaitable[Sequence[bytes]]]) -> None:
+    def __init__(
+        self,
+        fetch: Callable[[], Awaitable[Sequence[bytes]]],
+        *,
+        seconds: float = _ANSWER_SECONDS,
+    ) -> None:
         self._fetch = fetch
+        self._seconds = seconds
         self._keys: Sequence[bytes] = ()
         self._fetched_at: datetime | None = None
         self._failed_at: datetime | None = None
@@ -49,10 +62,12 @@ class FetchedKeys:
         if _is_within(self._failed_at, _ASK_AFTER_FAILURE, now):
             raise delivery.refused(fact, transient=True)
         try:
-            self._keys = await self._fetch()
-        except (ProviderError, ConfigError) as exc:
+            async with asyncio.timeout(self._seconds):
+                self._keys = await self._fetch()
+        except (ProviderError, ConfigError, TimeoutError) as exc:
             self._failed_at = now
-            raise delivery.refused(f"{fact}: {exc}", transient=True) from exc
+            why = str(exc) or f"no answer within {self._seconds:g} s"
+            raise delivery.refused(f"{fact}: {why}", transient=True) from exc
         self._fetched_at = now
 
 
