@@ -13,7 +13,8 @@ and come up to ten times, but not again after a 4xx. They are not signed, but br
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from genblaze_dagster.core.models import AudioMetadata, WordTiming
 from genblaze_dagster.errors import (
     AuthError,
     InvalidRequestError,
+    OutputError,
     QuotaError,
 )
 from genblaze_dagster.providers.assemblyai_pricing import PRICE
@@ -148,6 +150,7 @@ class AssemblyAIProvider(CalledBackProvider):
         webhooks=True,
     )
     families = FAMILIES
+    others = replace(_SPEC, model_id="*", modality=None, pricing=None)
     proves_callbacks = False
 
     def check(self, request: GenerationRequest, payload: Mapping[str, Any]) -> None:
@@ -160,6 +163,12 @@ class AssemblyAIProvider(CalledBackProvider):
             # The page knows a `prompt` of some models; it is a parameter there, not the step's text.
             if name in payload and name not in request.params:
                 raise self.refusal(name, f"takes no {name}; leave it out", request)
+        if "chars_per_caption" in payload and payload.get("output_format") not in _SUBTITLES:
+            raise self.refusal(
+                "chars_per_caption",
+                f"is for subtitles; give output_format too, {' or '.join(_SUBTITLES)}",
+                request,
+            )
 
     async def submit(self, request: GenerationRequest) -> Submission:
         """Start a transcript.
@@ -238,7 +247,11 @@ class AssemblyAIProvider(CalledBackProvider):
         await self.api.call("DELETE", f"/v2/transcript/{job_id}")
 
     async def upload(self, item: InputMedia) -> str:
-        """Upload a recording and return its URL, which only this account can transcribe."""
+        """Upload a recording and return its URL, which only this account can transcribe.
+
+        Raises:
+            OutputError: the answer holds none.
+        """
         uploaded = await self.api.document(
             "POST",
             "/v2/upload",
@@ -246,7 +259,10 @@ class AssemblyAIProvider(CalledBackProvider):
             headers={"content-type": "application/octet-stream"},
             seconds=600.0,
         )
-        return uploaded["upload_url"]
+        url = uploaded.get("upload_url")
+        if not isinstance(url, str):
+            raise OutputError(f"{self.name}: the upload gave no URL; try again", provider=self.name)
+        return url
 
     def _webhook(self, request: GenerationRequest) -> dict[str, str]:
         endpoint, address = self.callbacks, self.callback_address(request)
@@ -268,8 +284,7 @@ class AssemblyAIProvider(CalledBackProvider):
 
 
 def words_of(words: object) -> list[WordTiming]:
-    """Return the words of a transcript in seconds."""
-    listed = cast(Sequence[Mapping[str, Any]], words or ())
+    """Return the words of a transcript in seconds, without those that tell no time."""
     return [
         WordTiming(
             word=word["text"],
@@ -277,8 +292,15 @@ def words_of(words: object) -> list[WordTiming]:
             end=word["end"] / 1000,
             confidence=word.get("confidence"),
         )
-        for word in listed
+        for word in _objects(words)
+        if isinstance(word.get("text"), str)
+        and all(isinstance(word.get(name), int | float) for name in ("start", "end"))
     ]
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    items = cast(list[object], value) if isinstance(value, list) else []
+    return [cast(dict[str, Any], item) for item in items if isinstance(item, dict)]
 
 
 def _payload(transcript: Mapping[str, Any]) -> dict[str, Any]:
@@ -286,7 +308,7 @@ def _payload(transcript: Mapping[str, Any]) -> dict[str, Any]:
     payload = {name: transcript[name] for name in named if transcript.get(name) is not None}
     segments = [
         {name: part.get(name) for name in ("speaker", "channel", "start", "end", "text")}
-        for part in cast(Sequence[Mapping[str, Any]], transcript.get("utterances") or ())
+        for part in _objects(transcript.get("utterances"))
     ]
     if segments:
         payload["utterances"] = segments

@@ -14,7 +14,8 @@ credit and moderation.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from genblaze_dagster.core.enums import Modality
@@ -22,6 +23,7 @@ from genblaze_dagster.errors import (
     AuthError,
     ContentPolicyError,
     ModelError,
+    ProviderError,
     QuotaError,
 )
 from genblaze_dagster.net.client import FilePart, TextPart
@@ -62,6 +64,8 @@ _STATES = {
     "processing": JobState.RUNNING,
     "completed": JobState.SUCCEEDED,
 }
+# It becomes part of an address.
+_MODEL = re.compile(r"\w[\w.-]*", re.ASCII)
 _UNTYPED = "application/octet-stream"
 _WORDS = {ContentPolicyError: ("moderat",), QuotaError: ("credit",)}
 _PRICES = price_table(
@@ -152,6 +156,10 @@ class _DecartProvider(VendorProvider):
 
     def check(self, request: GenerationRequest, payload: Mapping[str, Any]) -> None:
         """Refuse a request without the media to edit, or with too much of it."""
+        if _MODEL.fullmatch(request.model) is None:
+            raise self.unknown_model(request, "the model is no name such as lucy-2.5")
+        if any(inputs.role_of(item) not in (None, "reference") for item in request.inputs):
+            raise self.refusal("inputs", "an input of another role; taken: reference", request)
         data, references = _split(request)
         kind = self.traits.modalities[0].value
         if not data:
@@ -162,11 +170,13 @@ class _DecartProvider(VendorProvider):
             raise self.refusal(
                 "inputs", f"{request.model} takes one {kind} and one reference image", request
             )
-        media_type = data[0].asset.media_type
-        if media_type != _UNTYPED and media_type.partition("/")[0] != kind:
-            raise self.refusal(
-                "inputs", f"{request.model} edits a {kind}, not {media_type}", request
-            )
+        for items, wanted in ((data, kind), (references, "image")):
+            for media_type in (item.asset.media_type for item in items):
+                if media_type != _UNTYPED and media_type.partition("/")[0] != wanted:
+                    what = f"edits a {kind}" if wanted == kind else "refers to an image"
+                    raise self.refusal(
+                        "inputs", f"{request.model} {what}, not {media_type}", request
+                    )
         if "restyle" in request.model and bool(payload.get("prompt")) == bool(references):
             raise self.refusal(
                 "prompt", f"{request.model} takes a prompt or a reference image", request
@@ -211,7 +221,7 @@ class DecartVideoProvider(_DecartProvider):
             ModelError: Decart has no such model.
             ProviderError: see `Provider`.
         """
-        try:
+        with _models_not_found(request):
             created = await self.api.document(
                 "POST",
                 f"/v1/jobs/{self.model_of(request)}",
@@ -219,15 +229,6 @@ class DecartVideoProvider(_DecartProvider):
                 files=await self.form(request),
                 seconds=300.0,
             )
-        except Exception as exc:
-            if getattr(exc, "http_status", None) == 404:
-                raise ModelError(
-                    f"{self.name}: there is no model {request.model!r}",
-                    provider=self.name,
-                    model=request.model,
-                    http_status=404,
-                ) from exc
-            raise
         return self.job_started(request, created, "job_id")
 
     async def poll(self, job_id: str, request: GenerationRequest) -> JobStatus:
@@ -244,9 +245,8 @@ class DecartVideoProvider(_DecartProvider):
         answer = await self.api.call(
             "GET", f"/v1/jobs/{job_id}/content", request_of=request, seconds=300.0
         )
-        if not answer.content:
-            raise self.no_output(request, "the content is empty")
-        outputs = (Output(data=answer.content, media_type="video/mp4"),)
+        data = self.media_of(request, answer, is_kept=True)
+        outputs = (Output(data=data, media_type="video/mp4"),)
         return Result(outputs=outputs, cost_usd=self.cost(request, outputs, {}))
 
 
@@ -270,19 +270,35 @@ class DecartImageProvider(_DecartProvider):
         """Edit the image.
 
         Raises:
+            ModelError: Decart has no such model.
             ProviderError: see `Provider`.
         """
-        answer = await self.api.call(
-            "POST",
-            f"/v1/generate/{self.model_of(request)}",
-            request_of=request,
-            files=await self.form(request),
-            seconds=request.timeout,
-        )
-        if not answer.content:
-            raise self.no_output(request, "the answer holds no image")
-        outputs = (Output(data=answer.content, media_type="image/png"),)
+        with _models_not_found(request):
+            answer = await self.api.call(
+                "POST",
+                f"/v1/generate/{self.model_of(request)}",
+                request_of=request,
+                files=await self.form(request),
+                seconds=request.timeout,
+            )
+        outputs = (Output(data=self.media_of(request, answer), media_type="image/png"),)
         return Submission(result=Result(outputs=outputs, cost_usd=self.cost(request, outputs, {})))
+
+
+@contextmanager
+def _models_not_found(request: GenerationRequest) -> Generator[None]:
+    """Say of a 404 to a submit that there is no such model: elsewhere it is about a job."""
+    try:
+        yield
+    except ProviderError as exc:
+        if exc.http_status != 404:
+            raise
+        raise ModelError(
+            f"{exc.provider}: there is no model {request.model!r}",
+            provider=exc.provider,
+            model=request.model,
+            http_status=404,
+        ) from exc
 
 
 def _split(

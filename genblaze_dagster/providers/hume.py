@@ -21,7 +21,6 @@ from genblaze_dagster.errors import (
     AuthError,
     ContentPolicyError,
     InvalidRequestError,
-    OutputError,
     QuotaError,
 )
 from genblaze_dagster.providers.model_spec import ModelFamily, ModelSpec
@@ -33,6 +32,7 @@ from genblaze_dagster.providers.param_schemas import (
     StringSchema,
 )
 from genblaze_dagster.providers.protocol import GenerationRequest, Output, Result, Submission
+from genblaze_dagster.providers.vendor import inputs
 from genblaze_dagster.providers.vendor.api import Vendor
 from genblaze_dagster.providers.vendor.errors import (
     ErrorRules,
@@ -51,6 +51,14 @@ _BILLING_CODES = ("E0300", "E0301")
 _WORDS = {ContentPolicyError: ("content policy", "moderation"), QuotaError: ("credit", "billing")}
 _UTTERANCE = ("description", "speed", "trailing_silence")
 
+_ALIASES = {
+    "prompt": "text",
+    "voice_id": "voice",
+    "instructions": "description",
+    "n": "num_generations",
+    "output_format": "format",
+}
+
 FAMILIES = (
     ModelFamily(
         name="octave",
@@ -60,13 +68,7 @@ FAMILIES = (
         spec_template=ModelSpec(
             model_id="octave",
             modality=Modality.AUDIO,
-            param_aliases={
-                "prompt": "text",
-                "voice_id": "voice",
-                "instructions": "description",
-                "n": "num_generations",
-                "output_format": "format",
-            },
+            param_aliases=_ALIASES,
             param_schemas={
                 "text": StringSchema(min_len=1, max_len=5000),
                 "voice": StringSchema(min_len=1),
@@ -128,9 +130,31 @@ class HumeTTSProvider(VendorProvider):
     )
     traits = Traits(makes=("speech", "word timings"), modalities=(Modality.AUDIO,), jobs=False)
     families = FAMILIES
+    others = ModelSpec(
+        model_id="*",
+        param_aliases=_ALIASES,
+        param_schemas={
+            "voice": StringSchema(min_len=1),
+            "num_generations": IntSchema(min=1),
+            "format": StringSchema(min_len=1),
+            "as_file": BoolSchema(),
+        },
+        param_required=frozenset({"text"}),
+    )
 
     def check(self, request: GenerationRequest, payload: Mapping[str, Any]) -> None:
-        """Refuse what Octave 2 needs and Octave 1 lacks."""
+        """Refuse inputs, what Octave 2 needs and Octave 1 lacks, and what would be lost."""
+        inputs.check_inputs(self.name, request.inputs, at_most=0)
+        if "voice_provider" in payload and "voice" not in payload:
+            raise self.refusal("voice_provider", "says whose the voice is; give a voice", request)
+        if payload.get("as_file") and payload.get("num_generations", 1) != 1:
+            raise self.refusal("n", "as_file gives one take; leave one of them out", request)
+        if payload.get("as_file") and "include_timestamp_types" in payload:
+            raise self.refusal(
+                "include_timestamp_types",
+                "as_file gives no timings; leave one of them out",
+                request,
+            )
         if request.model == "octave-2" and "voice" not in payload:
             raise self.refusal("voice", "octave-2 needs a voice; give one", request)
         if request.model == "octave-1" and "include_timestamp_types" in payload:
@@ -159,10 +183,15 @@ class HumeTTSProvider(VendorProvider):
         generations = cast(list[dict[str, Any]], answer.get("generations") or [])
         if not generations:
             raise self.no_output(request, "the answer holds no generation")
-        outputs = tuple(self._output(request, generation) for generation in generations)
+        takes = [(g, output) for g in generations if (output := _output(g)) is not None]
+        if not takes:
+            raise self.no_output(request, "a generation holds no readable audio")
+        outputs = tuple(output for _, output in takes)
         payload: dict[str, Any] = {
-            "generation_ids": [generation.get("generation_id") for generation in generations]
+            "generation_ids": [generation.get("generation_id") for generation, _ in takes]
         }
+        if missing := len(generations) - len(takes):
+            payload["missing"] = missing
         if answer.get("request_id"):
             payload["request_id"] = answer["request_id"]
         return Submission(
@@ -177,33 +206,10 @@ class HumeTTSProvider(VendorProvider):
         answer = await self.api.call(
             "POST", "/v0/tts/file", request_of=request, json=dict(body), seconds=request.timeout
         )
-        if not answer.content:
-            raise self.no_output(request, "the answer holds no audio")
         wanted = str((body.get("format") or {"type": "mp3"})["type"])
-        outputs = (Output(data=answer.content, media_type=_MEDIA_TYPES[wanted]),)
+        data = self.media_of(request, answer)
+        outputs = (Output(data=data, media_type=_MEDIA_TYPES.get(wanted)),)
         return Result(outputs=outputs, cost_usd=self.cost(request, outputs, {}))
-
-    def _output(self, request: GenerationRequest, generation: Mapping[str, Any]) -> Output:
-        try:
-            data = b64decode(generation["audio"], validate=True)
-        except (KeyError, TypeError, ValueError) as exc:
-            raise self._unreadable(request) from exc
-        if not data:
-            raise self._unreadable(request)
-        encoding = cast(Mapping[str, Any], generation.get("encoding") or {})
-        facts: dict[str, Any] = {}
-        if isinstance(generation.get("duration"), int | float):
-            facts["duration"] = float(generation["duration"])
-        words = words_of(generation.get("snippets"))
-        if words:
-            rate = encoding.get("sample_rate")
-            facts["audio"] = AudioMetadata(word_timings=words, sample_rate=rate)
-        return Output(
-            data=data, media_type=_MEDIA_TYPES.get(str(encoding.get("format"))), facts=facts
-        )
-
-    def _unreadable(self, request: GenerationRequest) -> OutputError:
-        return self.no_output(request, "a generation holds no readable audio")
 
     async def list_voices(
         self, provider: str = _LIBRARY, *, page_size: int = 100
@@ -238,6 +244,25 @@ def body_of(native: Mapping[str, Any], version: str | None) -> dict[str, Any]:
     if version is not None:
         fields["version"] = version
     return {"utterances": [utterance], **fields}
+
+
+def _output(generation: Mapping[str, Any]) -> Output | None:
+    """Return the audio of a take, None when it cannot be read."""
+    try:
+        data = b64decode(generation["audio"], validate=True)
+    except (KeyError, TypeError, ValueError):
+        return None
+    if not data:
+        return None
+    encoding = cast(Mapping[str, Any], generation.get("encoding") or {})
+    facts: dict[str, Any] = {}
+    if isinstance(generation.get("duration"), int | float):
+        facts["duration"] = float(generation["duration"])
+    words = words_of(generation.get("snippets"))
+    if words:
+        rate = encoding.get("sample_rate")
+        facts["audio"] = AudioMetadata(word_timings=words, sample_rate=rate)
+    return Output(data=data, media_type=_MEDIA_TYPES.get(str(encoding.get("format"))), facts=facts)
 
 
 def words_of(snippets: object) -> list[WordTiming]:

@@ -30,6 +30,7 @@ from genblaze_dagster.providers.param_schemas import (
     StringSchema,
 )
 from genblaze_dagster.providers.protocol import GenerationRequest, Output, Result, Submission
+from genblaze_dagster.providers.vendor import inputs
 from genblaze_dagster.providers.vendor.api import Vendor
 from genblaze_dagster.providers.vendor.errors import ErrorKind, ErrorRules, Refusal, kind_of_text
 from genblaze_dagster.providers.vendor.provider import VendorProvider
@@ -61,6 +62,8 @@ _ALLOWANCE = {QuotaError: ("plan", "billing", "allowance", "character")}
 # A 401 without a type: LMNT documents it as the key's limit.
 _KEY = {QuotaError: ("limit", "usage"), AuthError: ("key", "authent")}
 
+_ALIASES = {"prompt": "text", "output_format": "format", "voice_id": "voice"}
+
 FAMILIES = (
     ModelFamily(
         name="blizzard",
@@ -70,7 +73,7 @@ FAMILIES = (
         spec_template=ModelSpec(
             model_id="blizzard",
             modality=Modality.AUDIO,
-            param_aliases={"prompt": "text", "output_format": "format", "voice_id": "voice"},
+            param_aliases=_ALIASES,
             param_schemas={
                 "text": StringSchema(min_len=1, max_len=5000),
                 "voice": StringSchema(min_len=1),
@@ -127,6 +130,13 @@ class LMNTProvider(VendorProvider):
     )
     traits = Traits(makes=("speech", "word timings"), modalities=(Modality.AUDIO,), jobs=False)
     families = FAMILIES
+    others = ModelSpec(
+        model_id="*", param_aliases=_ALIASES, param_required=frozenset({"text", "voice"})
+    )
+
+    def check(self, request: GenerationRequest, payload: Mapping[str, Any]) -> None:
+        """Refuse inputs: the text is the prompt."""
+        inputs.check_inputs(self.name, request.inputs, at_most=0)
 
     async def submit(self, request: GenerationRequest) -> Submission:
         """Make the speech.
@@ -149,7 +159,7 @@ class LMNTProvider(VendorProvider):
                 headers={"accept": "application/octet-stream"},
                 seconds=request.timeout,
             )
-            data, words = answer.content, []
+            data, words = self.media_of(request, answer), []
         if not data:
             raise self.no_output(request, "the answer holds no audio")
         facts: dict[str, Any] = {"audio": AudioMetadata(word_timings=words)} if words else {}
@@ -163,9 +173,14 @@ class LMNTProvider(VendorProvider):
             "POST", "/v1/ai/speech", request_of=request, json=dict(body), seconds=request.timeout
         )
         try:
-            return b64decode(answer["audio"], validate=True), words_of(answer.get("timestamps"))
+            data = b64decode(answer["audio"], validate=True)
         except (KeyError, TypeError, ValueError) as exc:
             raise self.no_output(request, "the answer holds no readable audio") from exc
+        try:
+            return data, words_of(answer.get("timestamps"))
+        except (KeyError, TypeError, ValueError):
+            # The audio is worth more than its timings.
+            return data, []
 
     async def list_voices(self, owner: str = "system") -> list[Mapping[str, Any]]:
         """Return the voices of `system`, `me` or `all`: id, name, owner, state, ..."""

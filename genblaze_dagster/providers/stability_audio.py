@@ -201,7 +201,7 @@ class StabilityAudioProvider(VendorProvider):
         )
         if is_async:
             return self.job_started(request, _json(answer))
-        return Submission(result=self._result(request, answer))
+        return Submission(result=self._result(request, answer, is_kept=False))
 
     async def poll(self, job_id: str, request: GenerationRequest) -> JobStatus:
         """Ask for the result once; the HTTP status is the state."""
@@ -218,7 +218,7 @@ class StabilityAudioProvider(VendorProvider):
         """Return the audio of a succeeded job."""
         record = self.remembered(job_id)
         answer = record["answer"] if record else await self._results(job_id, request)
-        return self._result(request, answer)
+        return self._result(request, answer, is_kept=True)
 
     async def retrieve_balance(self) -> float:
         """Return the credits that are left; costs nothing, so it also checks the key."""
@@ -229,30 +229,44 @@ class StabilityAudioProvider(VendorProvider):
             "GET", _RESULTS + job_id, request_of=request, headers=_AUDIO, seconds=request.timeout
         )
 
-    def _result(self, request: GenerationRequest, answer: HttpAnswer) -> Result:
-        content_type = answer.headers.get("content-type", "")
-        facts = {name: answer.headers.get(name) for name in ("seed", "finish-reason")}
-        data = answer.content
-        if content_type.startswith("application/json"):
-            body = _json(answer)
-            facts = {"seed": body.get("seed"), "finish-reason": body.get("finish_reason")}
-            data = b64decode(str(body.get("audio") or ""))
-        if facts["finish-reason"] == "CONTENT_FILTERED":
+    def _result(self, request: GenerationRequest, answer: HttpAnswer, *, is_kept: bool) -> Result:
+        body = (
+            _json(answer)
+            if answer.headers.get("content-type", "").startswith("application/json")
+            else {}
+        )
+        if body:
+            seed, reason = body.get("seed"), body.get("finish_reason")
+        else:
+            seed, reason = answer.headers.get("seed"), answer.headers.get("finish-reason")
+        if reason == "CONTENT_FILTERED":
             raise self._filtered(request)
-        if not data:
-            raise self.no_output(request, "the answer holds no audio")
+        if "audio" in body:
+            data = self._decoded(request, body["audio"])
+        else:
+            data = self.media_of(request, answer, is_kept=is_kept)
         payload: dict[str, Any] = {}
-        if facts["seed"] is not None:
-            payload["seed"] = int(facts["seed"])
+        if str(seed).isdecimal():
+            payload["seed"] = int(str(seed))
         if request_id := answer.headers.get("x-request-id"):
             payload["request_id"] = request_id
-        media_type = _MEDIA_TYPES[str(request.params.get("output_format") or "mp3")]
+        # None of a format that only newer models have: then the bytes tell.
+        media_type = _MEDIA_TYPES.get(str(request.params.get("output_format") or "mp3"))
         outputs = (Output(data=data, media_type=media_type),)
         return Result(
             outputs=outputs,
             cost_usd=self.cost(request, outputs, payload),
             provider_payload=payload,
         )
+
+    def _decoded(self, request: GenerationRequest, audio: object) -> bytes:
+        try:
+            data = b64decode(str(audio or ""), validate=True)
+        except ValueError:
+            data = b""
+        if not data:
+            raise self.no_output(request, "the answer holds no readable audio")
+        return data
 
     def _filtered(self, request: GenerationRequest) -> ProviderError:
         refusal = Refusal(

@@ -7,7 +7,12 @@ import httpx
 import pytest
 
 from genblaze_dagster.core.enums import Modality
-from genblaze_dagster.errors import AuthError, InvalidRequestError, ProviderTimeoutError
+from genblaze_dagster.errors import (
+    AuthError,
+    InvalidRequestError,
+    OutputError,
+    ProviderTimeoutError,
+)
 from genblaze_dagster.providers.assemblyai import AssemblyAIProvider
 from genblaze_dagster.providers.protocol import GenerationRequest
 from tests.support.vendor import called, check_expected, replayed
@@ -123,8 +128,21 @@ REQUEST = GenerationRequest(model="universal-2", modality=Modality.TEXT, inputs=
         ({"params": {"output_format": "docx"}}, "output_format"),
         ({"params": {"diarize": "yes"}}, "speaker_labels"),
         ({"modality": Modality.AUDIO}, "modality"),
+        ({"params": {"chars_per_caption": 32}}, "chars_per_caption"),
+        ({"params": {"output_format": "docx"}, "model": "slam-1"}, "output_format"),
     ],
-    ids=["none", "two", "picture", "prompt", "seed", "format", "diarize", "modality"],
+    ids=[
+        "none",
+        "two",
+        "picture",
+        "prompt",
+        "seed",
+        "format",
+        "diarize",
+        "modality",
+        "captions",
+        "other-format",
+    ],
 )
 def test_what_is_no_transcription_is_refused_before_anything_is_sent(
     changes: dict[str, Any], param: str
@@ -147,3 +165,25 @@ def test_a_missing_key_names_the_variable() -> None:
     """Without a key nothing is sent."""
     with pytest.raises(AuthError, match="ASSEMBLYAI_API_KEY"):
         AssemblyAIProvider().validate(REQUEST)
+
+
+def test_an_upload_without_a_url_is_no_lost_submit() -> None:
+    """Nothing was asked for yet, and no row may be held for it."""
+    scenario = Scenario("odd", "assemblyai", {}, [{"response": {"status": 200, "json": {}}}])
+    driven = replayed(scenario, make, REQUEST, same_requests=False)
+    assert isinstance(driven.error, OutputError)
+    assert driven.error.sent is False
+
+
+def test_words_that_tell_no_time_cost_no_transcript() -> None:
+    """The text is paid for; the timings of a word are worth less."""
+    words = [{"text": "a", "start": None, "end": 5}, {"text": "b", "start": 5, "end": 9}, 7]
+    done = {"id": "t", "status": "completed", "text": "a b", "words": words, "utterances": [5]}
+    answers = [{"upload_url": "https://cdn.example.com/u"}, done, done]
+    exchanges = [{"response": {"status": 200, "json": answer}} for answer in answers]
+    scenario = Scenario("odd", "assemblyai", {}, exchanges)
+    driven = replayed(scenario, make, REQUEST, same_requests=False)
+    assert driven.data == [b"a b"]
+    assert driven.result is not None
+    (word,) = driven.result.outputs[0].facts["audio"].word_timings
+    assert (word.word, word.start, word.end) == ("b", 0.005, 0.009)

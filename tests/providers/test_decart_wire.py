@@ -99,6 +99,7 @@ def test_every_vector_is_replayed() -> None:
 
 
 FILM = input_media(b"film", "video/mp4")
+REFERENCE = {"role": "reference"}
 PICTURE = input_media(b"picture", "image/png")
 VIDEO = GenerationRequest(
     model="lucy-2.5", prompt="snow", modality=Modality.VIDEO, inputs=(FILM, PICTURE)
@@ -116,8 +117,21 @@ VIDEO = GenerationRequest(
         ({"model": "lucy-2.6", "params": {"self_anchor": True}}, "self_anchor"),
         ({"model": "lucy-restyle-2"}, "prompt"),
         ({"model": "lucy-clip", "prompt": None}, "prompt"),
+        ({"inputs": (FILM, input_media(b"film", "video/mp4", metadata=REFERENCE))}, "inputs"),
+        ({"inputs": (FILM, input_media(b"x", "image/png", metadata={"role": "mask"}))}, "inputs"),
     ],
-    ids=["none", "two", "picture", "resolution", "duration", "self_anchor", "restyle", "clip"],
+    ids=[
+        "none",
+        "two",
+        "picture",
+        "resolution",
+        "duration",
+        "self_anchor",
+        "restyle",
+        "clip",
+        "film-reference",
+        "mask",
+    ],
 )
 def test_what_a_model_does_not_take_is_refused_before_anything_is_sent(
     changes: dict[str, Any], param: str
@@ -146,3 +160,49 @@ def test_a_missing_key_names_the_variable() -> None:
     """Without a key nothing is sent."""
     with pytest.raises(AuthError, match="DECART_API_KEY"):
         DecartVideoProvider().validate(VIDEO)
+
+
+def test_a_model_that_would_change_the_address_is_refused() -> None:
+    """It becomes part of a path."""
+    with pytest.raises(ModelError) as caught:
+        DecartVideoProvider(API_KEY).validate(replace(VIDEO, model="lucy/../x?y"))
+    assert caught.value.sent is False
+
+
+def test_an_unknown_image_model_is_told_by_its_404() -> None:
+    """So a fallback model can be tried."""
+    answer = {"status": 404, "json": {"detail": "Not Found"}}
+    scenario = Scenario("unknown", "decart", {}, [{"response": answer}])
+    request = GenerationRequest(model="lucy-image-9", prompt="snow", inputs=(PICTURE,))
+    driven = replayed(
+        scenario, lambda c: DecartImageProvider(API_KEY, client=c), request, same_requests=False
+    )
+    assert isinstance(driven.error, ModelError)
+
+
+def test_a_page_in_place_of_the_video_is_asked_past() -> None:
+    """The job is paid: the content is asked for again, not given up and not kept as a video."""
+    page = {"status": 200, "headers": {"content-type": "text/html"}, "body_text": "<html></html>"}
+    film = {"status": 200, "headers": {"content-type": "video/mp4"}, "body_base64": "ZmlsbQ=="}
+    answers = [{"json": {"job_id": "j"}}, {"json": {"status": "completed"}}, page, film]
+    exchanges = [{"response": {"status": 200, **answer}} for answer in answers]
+    driven = replayed(
+        Scenario("page", "decart", {}, exchanges),
+        lambda c: DecartVideoProvider(API_KEY, client=c),
+        VIDEO,
+        same_requests=False,
+    )
+    assert driven.data == [b"film"]
+
+
+def test_an_odd_list_of_problems_is_still_a_refusal() -> None:
+    """Its members may be of any type."""
+    answer = {"status": 422, "json": {"detail": [{"loc": 5, "msg": None, "type": 7}]}}
+    driven = replayed(
+        Scenario("odd", "decart", {}, [{"response": answer}]),
+        lambda c: DecartVideoProvider(API_KEY, client=c),
+        VIDEO,
+        same_requests=False,
+    )
+    assert isinstance(driven.error, InvalidRequestError)
+    assert driven.error.vendor_code == "7"

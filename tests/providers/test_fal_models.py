@@ -124,6 +124,18 @@ def make(client: Any) -> FalProvider:
             },
         ),
         (
+            asked(
+                "fal-ai/minimax/speech-02-hd",
+                AUDIO,
+                {"speed": 1.2, "voice_setting": {"speed": 0.9}},
+            ),
+            {"text": "x", "voice_setting": {"speed": 0.9}, "output_format": "url"},
+        ),
+        (
+            asked("fal-ai/elevenlabs/music", AUDIO, {"duration": 16.1}),
+            {"prompt": "x", "music_length_ms": 16100},
+        ),
+        (
             asked("fal-ai/chatterbox/text-to-speech", AUDIO, {"voice_url": "https://v.example/"}),
             {"text": "x", "audio_url": "https://v.example/"},
         ),

@@ -183,8 +183,9 @@ def test_a_stream_gathers_thoughts_and_calls(vectors: Path) -> None:
         ({"promptFeedback": {"blockReason": "OTHER"}}, ContentPolicyError),
         ({"usageMetadata": {}}, OutputError),
         ([], OutputError),
+        (candidate(finishReason=None), OutputError),
     ],
-    ids=["error", "filtered", "blocked", "empty", "no-object"],
+    ids=["error", "filtered", "blocked", "empty", "no-object", "broken-off"],
 )
 def test_a_stream_that_goes_wrong_ends_in_a_typed_error(
     vectors: Path, event: Any, kind: type[ProviderError]

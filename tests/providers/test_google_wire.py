@@ -256,6 +256,14 @@ def test_what_was_not_filtered_is_delivered() -> None:
     assert driven.result.provider_payload == {"filtered": 1, "filter_reasons": ["violence"]}
 
 
+def test_reasons_alone_say_that_it_was_filtered() -> None:
+    """An operation may tell why and not how many."""
+    videos = {"raiMediaFilteredReasons": ["violence"]}
+    driven = replay_of(operation({"response": {"generateVideoResponse": videos}}), video_call())
+    assert driven.states == ["failed"]
+    assert isinstance(driven.error, ContentPolicyError)
+
+
 @pytest.mark.parametrize(
     ("code", "kind", "transient"),
     [

@@ -7,15 +7,21 @@ import httpx
 import pytest
 
 from genblaze_dagster.core.enums import Modality
-from genblaze_dagster.errors import AuthError, InvalidRequestError, ProviderTimeoutError
+from genblaze_dagster.errors import (
+    AuthError,
+    InvalidRequestError,
+    OutputError,
+    ProviderTimeoutError,
+)
 from genblaze_dagster.providers.hume import HumeTTSProvider
 from genblaze_dagster.providers.protocol import GenerationRequest
-from tests.support.vendor import called, check_expected, replayed
-from tests.support.wire import API_KEY, Scenario, scenario_names
+from tests.support.vendor import Driven, called, check_expected, replayed
+from tests.support.wire import API_KEY, Scenario, input_media, scenario_names
 
 OTHER_CALLS = ("list_voices",)
 # What the vendor refuses, and we before it is sent.
 REFUSED = ("error_400_coded", "error_422")
+JSON = {"content-type": "application/json"}
 SPEECH = [n for n in scenario_names("hume") if n not in OTHER_CALLS + REFUSED]
 
 
@@ -116,6 +122,14 @@ def test_every_vector_is_replayed() -> None:
         ("octave", {"n": 6}, "num_generations"),
         ("octave", {"language": "de"}, "language"),
         ("octave", {"speed": -1}, "speed"),
+        ("octave", {"voice_provider": "CUSTOM_VOICE"}, "voice_provider"),
+        ("octave", {"as_file": True, "n": 2}, "n"),
+        (
+            "octave-2",
+            {"voice": "x", "as_file": True, "include_timestamp_types": ["word"]},
+            "include_timestamp_types",
+        ),
+        ("other", {"voice": 5}, "voice"),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value) or "none",
 )
@@ -135,3 +149,62 @@ def test_a_missing_key_names_the_variable() -> None:
     request = GenerationRequest(model="octave", prompt="Hi.", modality=Modality.AUDIO)
     with pytest.raises(AuthError, match="HUME_API_KEY"):
         HumeTTSProvider().validate(request)
+
+
+def test_an_input_is_refused_and_not_left_out() -> None:
+    """Hume hears nothing of what a step before it made."""
+    request = GenerationRequest(
+        model="octave",
+        prompt="Hi.",
+        modality=Modality.AUDIO,
+        inputs=(input_media(b"ID3", "audio/mpeg"),),
+    )
+    with pytest.raises(InvalidRequestError) as caught:
+        HumeTTSProvider(API_KEY).validate(request)
+    assert caught.value.param == "inputs"
+
+
+def submitted(request: GenerationRequest, body: dict[str, Any]) -> Driven:
+    scenario = Scenario(
+        "one", "hume", {}, [{"response": {"status": 200, "headers": JSON, "json": body}}]
+    )
+    return replayed(scenario, make, request, same_requests=False)
+
+
+def test_an_unknown_model_passes_through_with_its_text() -> None:
+    """Whatever the model, the prompt is the text of the utterance."""
+    request = GenerationRequest(
+        model="sonata", prompt="Hi.", modality=Modality.AUDIO, params={"voice": "x", "anything": 1}
+    )
+    provider = HumeTTSProvider(API_KEY)
+    provider.validate(request)
+    assert provider.payload(request) == {"text": "Hi.", "voice": "x", "anything": 1}
+    driven = submitted(request, {"generations": [{"audio": "SUQz"}]})
+    assert driven.data == [b"ID3"]
+    assert driven.result is not None
+    assert driven.result.cost_usd is None
+
+
+def test_takes_that_can_be_read_are_kept() -> None:
+    """All of them are paid; one without audio is counted, and does not cost the others."""
+    request = GenerationRequest(
+        model="octave", prompt="Hi.", modality=Modality.AUDIO, params={"n": 3}
+    )
+    first, last = (
+        {"audio": "SUQz", "generation_id": "a"},
+        {"audio": "SUQzMw==", "generation_id": "c"},
+    )
+    odd = {"audio": "", "generation_id": "b"}
+    driven = submitted(request, {"generations": [first, odd, last]})
+    assert driven.data == [b"ID3", b"ID33"]
+    assert driven.result is not None
+    assert driven.result.provider_payload == {"generation_ids": ["a", "c"], "missing": 1}
+    assert isinstance(submitted(request, {"generations": [odd]}).error, OutputError)
+
+
+def test_words_are_no_audio() -> None:
+    """An error with the status of a success is not kept as a sound."""
+    request = GenerationRequest(
+        model="octave", prompt="Hi.", modality=Modality.AUDIO, params={"as_file": True}
+    )
+    assert isinstance(submitted(request, {"message": "busy"}).error, OutputError)

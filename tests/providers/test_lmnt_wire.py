@@ -6,13 +6,14 @@ import httpx
 import pytest
 
 from genblaze_dagster.core.enums import Modality
-from genblaze_dagster.errors import AuthError, InvalidRequestError
+from genblaze_dagster.errors import AuthError, InvalidRequestError, OutputError
 from genblaze_dagster.providers.lmnt import LMNTProvider, words_of
 from genblaze_dagster.providers.protocol import GenerationRequest
 from tests.support.vendor import called, check_expected, replayed
-from tests.support.wire import API_KEY, Scenario, scenario_names
+from tests.support.wire import API_KEY, Scenario, input_media, scenario_names
 
 OTHER_CALLS = ("account", "list_voices")
+JSON = {"content-type": "application/json"}
 SPEECH = [name for name in scenario_names("lmnt") if name not in OTHER_CALLS]
 
 
@@ -110,3 +111,58 @@ def test_a_missing_key_names_the_variable() -> None:
 def test_no_timestamps_are_no_words() -> None:
     """An answer without timings has none."""
     assert words_of(None) == []
+
+
+def test_an_input_is_refused_and_not_left_out() -> None:
+    """LMNT hears nothing of what a step before it made."""
+    request = GenerationRequest(
+        model="blizzard",
+        prompt="Hi.",
+        modality=Modality.AUDIO,
+        params={"voice": "leah"},
+        inputs=(input_media(b"ID3", "audio/mpeg"),),
+    )
+    with pytest.raises(InvalidRequestError) as caught:
+        LMNTProvider(API_KEY).validate(request)
+    assert caught.value.param == "inputs"
+
+
+def test_an_unknown_model_passes_through_with_its_text() -> None:
+    """Whatever the model, the prompt is the text."""
+    provider = LMNTProvider(API_KEY)
+    request = GenerationRequest(
+        model="aurora",
+        prompt="Hi.",
+        modality=Modality.AUDIO,
+        params={"voice_id": "leah", "anything": 1},
+    )
+    provider.validate(request)
+    assert provider.payload(request) == {"text": "Hi.", "voice": "leah", "anything": 1}
+    assert provider.estimate_cost(request) is None
+
+
+@pytest.mark.parametrize(
+    ("params", "body", "data"),
+    [
+        ({}, {"error": "busy"}, []),
+        (
+            {"return_timestamps": True},
+            {"audio": "SUQz", "timestamps": [{"text": "Hi", "start": None}]},
+            [b"ID3"],
+        ),
+    ],
+    ids=["an error with 200", "timings that cannot be read"],
+)
+def test_words_are_no_audio_and_timings_cost_none(
+    params: dict[str, Any], body: dict[str, Any], data: list[bytes]
+) -> None:
+    """An error is not kept as a sound, and a sound is not lost for its timings."""
+    request = GenerationRequest(
+        model="blizzard", prompt="Hi.", modality=Modality.AUDIO, params={"voice": "a", **params}
+    )
+    scenario = Scenario(
+        "odd", "lmnt", {}, [{"response": {"status": 200, "headers": JSON, "json": body}}]
+    )
+    driven = replayed(scenario, make, request, same_requests=False)
+    assert driven.data == data
+    assert isinstance(driven.error, OutputError) is (not data)

@@ -1,5 +1,6 @@
 import base64
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,13 @@ def test_a_lost_answer_is_ambiguous(vectors: Path) -> None:
         ("ray-2", Modality.IMAGE, {}, "modality"),
         ("photon-1", Modality.IMAGE, {"output_format": "webp"}, "format"),
         ("photon-1", Modality.IMAGE, {"resolution": "4k"}, "resolution"),
+        ("photon-1", Modality.IMAGE, {"weight": 0.5}, "weight"),
+        ("photon-1", Modality.IMAGE, {"prompt": ""}, "prompt"),
+        ("photon-1", Modality.VIDEO, {}, "modality"),
+        ("photon-1", Modality.TEXT, {}, "modality"),
+        ("ray-3.2", Modality.VIDEO, {"duration": 7}, "duration"),
+        ("ray-3.2", Modality.VIDEO, {"video": {"duration": "9s"}}, "duration"),
+        ("ray-3.2", Modality.VIDEO, {"video": "5s"}, "video"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else str(value),
 )
@@ -147,9 +155,101 @@ def test_what_a_model_does_not_take_is_refused_before_anything_is_sent(
     """A refusal names the parameter and says that nothing was sent."""
     request = GenerationRequest(model=model, prompt="x", modality=modality, params=params)
     with pytest.raises(InvalidRequestError) as caught:
-        LumaProvider(API_KEY).validate(request)
+        LumaProvider(API_KEY, agents_api_key=API_KEY).validate(request)
     assert caught.value.param == param
     assert caught.value.sent is False
+
+
+URL = "https://store.example.com/a.png"
+REFUSED_INPUTS: Mapping[str, tuple[str, Modality, dict[str, Any], list[InputMedia]]] = {
+    "two first frames": ("ray-2", Modality.VIDEO, {}, [picture(URL), picture(f"{URL}?b")]),
+    "a role that is none": ("ray-2", Modality.VIDEO, {}, [picture(URL, role="style")]),
+    "a video as a frame": (
+        "ray-2",
+        Modality.VIDEO,
+        {},
+        [input_media(b"", "video/mp4", public_url=URL)],
+    ),
+    "a frame beside keyframes": (
+        "ray-2",
+        Modality.VIDEO,
+        {"keyframes": {"frame0": {"type": "generation", "id": "g"}}},
+        [picture(URL)],
+    ),
+    "five references": ("photon-1", Modality.IMAGE, {}, [picture(f"{URL}?{n}") for n in range(5)]),
+    "a last frame of an image": ("photon-1", Modality.IMAGE, {}, [picture(URL, role="last_frame")]),
+    "a video for the successor": (
+        "ray-3.2",
+        Modality.VIDEO,
+        {},
+        [input_media(b"", "video/mp4", public_url=URL)],
+    ),
+    "a frame beside the successor's": (
+        "ray-3.2",
+        Modality.VIDEO,
+        {"video": {"start_frame": {"url": URL}}},
+        [picture(URL)],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_INPUTS)
+def test_no_input_is_left_out_silently(case: str) -> None:
+    """What has no place in the request is refused, not dropped and not written over."""
+    model, modality, params, found = REFUSED_INPUTS[case]
+    request = GenerationRequest(
+        model=model, prompt="x", modality=modality, params=params, inputs=tuple(found)
+    )
+    with pytest.raises(InvalidRequestError) as caught:
+        LumaProvider(API_KEY, agents_api_key=API_KEY).validate(request)
+    assert caught.value.sent is False
+
+
+def test_a_first_frame_by_its_role_is_the_first_frame() -> None:
+    """Its role says what an image without one is anyway."""
+    provider = LumaProvider(API_KEY)
+    request = GenerationRequest(
+        model="ray-2",
+        prompt="x",
+        modality=Modality.VIDEO,
+        inputs=(picture(URL, role="first_frame"),),
+    )
+    provider.validate(request)
+    assert provider._body(request)["keyframes"] == {"frame0": {"type": "image", "url": URL}}
+
+
+def test_an_edit_changes_what_its_parameter_names() -> None:
+    """Then the input is a reference; without the parameter it is what is changed."""
+    provider = LumaProvider(API_KEY)
+    request = GenerationRequest(
+        model="photon-1", prompt="x", step_type=StepType.EDIT, inputs=(picture(URL),)
+    )
+    assert provider._body(request)["modify_image_ref"] == {"url": URL}
+    named = {"modify_image_ref": {"url": "https://x.example.com/b.png"}}
+    body = provider._body(replace(request, params=named))
+    assert body["modify_image_ref"] == named["modify_image_ref"]
+    assert body["image_ref"] == [{"url": URL}]
+
+
+@pytest.mark.parametrize(
+    ("parts", "param"),
+    [
+        ({"params": {"generation_id": "../credits?x"}}, "generation_id"),
+        ({"params": {"generation_id": "g"}, "prompt": "sharper"}, "prompt"),
+        ({"params": {"generation_id": "g"}, "inputs": (picture(URL),)}, "inputs"),
+    ],
+    ids=["an id that is a path", "a prompt", "an input"],
+)
+def test_an_upscale_takes_an_earlier_generation_and_no_more(
+    parts: dict[str, Any], param: str
+) -> None:
+    """The id becomes part of an address, and what the call has no place for is refused."""
+    request = GenerationRequest(
+        model="ray-2", modality=Modality.VIDEO, step_type=StepType.UPSCALE, **parts
+    )
+    with pytest.raises(InvalidRequestError) as caught:
+        LumaProvider(API_KEY).validate(request)
+    assert caught.value.param == param
 
 
 def test_each_api_names_its_own_key() -> None:

@@ -51,6 +51,13 @@ def test_pictures_that_are_missing_do_not_cost_those_that_are_there() -> None:
     assert (files.data, files.seeds, files.reasons) == ([MP4], [7], ["CONTENT_FILTERED"])
 
 
+def test_a_picture_that_is_broken_does_not_cost_the_others() -> None:
+    """All of them are paid, so those that can be read are kept."""
+    good = base64.b64encode(b"one").decode()
+    found = read_files(answer({"artifacts": [{"base64": "%"}, {"base64": good, "seed": 7}]}))
+    assert (found.data, found.seeds, found.reasons) == ([b"one"], [7], ["UNREADABLE"])
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

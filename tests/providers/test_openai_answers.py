@@ -366,3 +366,24 @@ def test_uploads_have_a_name_and_a_type() -> None:
     _, sent = call(httpx.Response(200, json={"data": [{"b64_json": PNG}]}), inputs=(picture,))
     assert b'name="image"; filename="image.jpg"' in sent.content
     assert b"Content-Type: image/jpeg" in sent.content
+
+
+def test_images_that_can_be_read_are_kept() -> None:
+    """All of them are paid; what is broken is counted, and does not cost the others."""
+    data = [{"b64_json": PNG}, {"b64_json": "%%%"}, None, {"url": "https://cdn.test/b?sig=1"}]
+    result, _ = call(httpx.Response(200, json={"data": data}), params={"n": 4})
+    assert [output.data or output.url for output in result.outputs] == [
+        b"\x89PNG",
+        "https://cdn.test/b?sig=1",
+    ]
+    assert result.provider_payload["missing"] == 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"message": {"a": 1}, "code": 5, "param": ["x"]}, {"message": 5, "type": {}}, [1], 5],
+    ids=repr,
+)
+def test_an_odd_error_body_is_still_typed(body: object) -> None:
+    """What an error object holds is a text or is left out."""
+    assert failure(error_answer(400, body)).http_status == 400

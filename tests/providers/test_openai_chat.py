@@ -1,17 +1,23 @@
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
-from genblaze_dagster.errors import AuthError, InvalidRequestError
+from genblaze_dagster.errors import AuthError, InvalidRequestError, OutputError, QuotaError
 from genblaze_dagster.providers.openai.chat import achat, astream_chat, chat
 from genblaze_dagster.providers.openai.vendor import OPENAI
 from genblaze_dagster.providers.vendor.api import Api
-from genblaze_dagster.providers.vendor.chat import ChatMessage, chat_request, tool_call
+from genblaze_dagster.providers.vendor.chat import (
+    ChatMessage,
+    ChatResponse,
+    chat_request,
+    tool_call,
+)
 from genblaze_dagster.providers.vendor.openai_chat import OpenAIChat
 from tests.support.chats import check_chat
-from tests.support.wire import Scenario, scenario_names
+from tests.support.wire import API_KEY, Scenario, replay, scenario_names
 
 
 class Dot(BaseModel):
@@ -68,3 +74,56 @@ def test_arguments_that_cannot_be_read_are_kept_as_text() -> None:
     assert (broken.arguments, broken.raw_arguments) == ({}, '{"a": ')
     assert tool_call("1", "f", "").arguments == {}
     assert tool_call("1", "f", '{"a": 1}').arguments == {"a": 1}
+
+
+def answered(*, streams: bool = False, **response: Any) -> tuple[list[Any], Exception | None]:
+    """Chat, and be answered with that; return what came and what was raised."""
+    scenario = Scenario("odd", "openai", {}, [{"response": {"status": 200, **response}}])
+    came: list[Any] = []
+
+    async def main() -> None:
+        async with wire.client() as client:
+            options: dict[str, Any] = {"prompt": "Hi.", "api_key": API_KEY, "client": client}
+            if not streams:
+                came.append(await achat("gpt-4.1-mini", **options))
+                return
+            async for piece in astream_chat("gpt-4.1-mini", **options):
+                came.append(piece)
+
+    with replay(scenario) as wire:
+        try:
+            asyncio.run(main())
+        except (OutputError, QuotaError) as exc:
+            return came, exc
+    return came, None
+
+
+def test_a_stream_that_breaks_off_is_no_whole_answer() -> None:
+    """Its pieces were passed on; half of it does not pass for the answer."""
+    half = 'data: {"choices":[{"delta":{"content":"He"}}]}\n\n'
+    came, raised = answered(streams=True, body_text=half)
+    assert came == ["He"]
+    assert isinstance(raised, OutputError)
+    came, raised = answered(streams=True, body_text=f"{half}data: [DONE]\n\n")
+    assert raised is None
+    assert isinstance(came[-1], ChatResponse)
+
+
+def test_an_error_with_the_status_of_a_success_is_that_error() -> None:
+    """A gateway may put it into a 200."""
+    _, raised = answered(json={"error": {"message": "No.", "code": "insufficient_quota"}})
+    assert isinstance(raised, QuotaError)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [("hi", "hi"), ([{"type": "text", "text": "h"}, {"text": "i"}], "hi"), (5, "")],
+    ids=["text", "parts", "nonsense"],
+)
+def test_a_text_in_parts_is_one_text(content: object, text: str) -> None:
+    """Some vendors of this protocol answer as one may ask; odd usage is no usage."""
+    body = {"choices": [{"message": {"content": content}}], "usage": [1]}
+    came, raised = answered(json=body)
+    assert raised is None
+    assert came[0].text == text
+    assert came[0].tokens_in is None

@@ -212,3 +212,17 @@ def test_the_price_counts_characters_or_is_unknown(model: str, usd: float | None
     """The tokens of gpt-4o-mini-tts stand in no answer."""
     request = asked(model, "x" * 1000, params={"voice": "nova"})
     assert OpenAITTSProvider().estimate_cost(request) == usd
+
+
+def test_words_are_no_audio() -> None:
+    """An error with the status of a success is not kept as a sound."""
+    answer = {
+        "status": 200,
+        "headers": {"content-type": "application/json; charset=utf-8"},
+        "json": {"error": {"message": "busy"}},
+    }
+    scenario = Scenario("busy", "openai", {}, [{"response": answer}])
+    request = asked(params={"voice": "alloy"})
+    driven = replayed(scenario, make, request, same_requests=False)
+    assert isinstance(driven.error, OutputError)
+    assert "not media" in str(driven.error)

@@ -71,7 +71,8 @@ def test_the_key_is_in_no_representation() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["api.openai.com/v1", "ftp://x/v1", "https://u:p@x/v1", "https://x/v1?k=v"]
+    "url",
+    ["api.openai.com/v1", "ftp://x/v1", "https://u:p@x/v1", "https://x/v1?k=v", "https://x/v1#f"],
 )
 def test_a_base_url_that_cannot_be_one_is_refused(
     url: str, monkeypatch: pytest.MonkeyPatch
@@ -79,6 +80,14 @@ def test_a_base_url_that_cannot_be_one_is_refused(
     """OPENAI_BASE_URL is checked before a request, and named."""
     monkeypatch.setenv("OPENAI_BASE_URL", url)
     assert "OPENAI_BASE_URL" in str(refused(asked()))
+
+
+def test_blanks_around_a_base_url_and_its_slash_do_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A variable read from a file ends in a newline."""
+    monkeypatch.setenv("OPENAI_BASE_URL", " https://gw.test/v1/\n")
+    assert DalleProvider(KEY).api.base_url == "https://gw.test/v1"
 
 
 @pytest.mark.parametrize("fields", [{"negative_prompt": "blur"}, {"seed": 7}, {"seed": 0}], ids=str)

@@ -309,6 +309,24 @@ def test_an_unfinished_video_has_no_output() -> None:
         served([{"status": "queued"}], lambda p: p.fetch_output("video_1", asked()))
 
 
+def test_an_end_of_life_that_cannot_be_read_costs_no_video() -> None:
+    """The video is paid for; when it ends is worth less."""
+    for odd in ("soon", 1e30, [1]):
+        answer = {"status": "completed", "expires_at": odd}
+        result, _ = served([answer], lambda p: p.fetch_output("video_1", asked()))
+        assert result.outputs[0].expires_at is None
+
+
+def test_a_form_carries_texts_and_nothing_else() -> None:
+    """Parameters of newer models go as they are; an object is refused, not written in Python."""
+    sent = submitted(asked("sora-9", params={"watermark": True, "fps": 24}))
+    assert b'name="watermark"\r\n\r\ntrue\r\n' in sent.content
+    assert b'name="fps"\r\n\r\n24\r\n' in sent.content
+    with pytest.raises(InvalidRequestError, match="options") as caught:
+        submitted(asked("sora-9", params={"options": {"a": 1}}))
+    assert caught.value.sent is False
+
+
 def video(id: str, created_at: float = LATE, **fields: Any) -> dict[str, Any]:
     usual = {"model": "sora-2", "prompt": "a cat", "seconds": "4", "size": "720x1280"}
     source = {"remixed_from_video_id": None}

@@ -8,12 +8,18 @@ import httpx
 import pytest
 
 from genblaze_dagster.core.enums import Modality
-from genblaze_dagster.errors import AuthError, ConfigError, InvalidRequestError, ModelError
+from genblaze_dagster.errors import (
+    AuthError,
+    ConfigError,
+    InvalidRequestError,
+    ModelError,
+    OutputError,
+)
 from genblaze_dagster.providers.protocol import GenerationRequest, InputMedia, JobState, Result
 from genblaze_dagster.providers.replicate import ReplicateProvider
 from genblaze_dagster.providers.replicate.predictions import outputs_of
 from genblaze_dagster.providers.validation import ValidationOutcome
-from tests.support.vendor import called, check_expected, replayed
+from tests.support.vendor import Driven, called, check_expected, replayed
 from tests.support.wire import API_KEY, Scenario, input_media, scenario_names
 
 OTHER_CALLS = (
@@ -171,6 +177,68 @@ def test_files_are_found_in_whatever_a_model_puts_out() -> None:
     assert outputs_of("https://elsewhere.com/x", as_text=False, token="t")[0].headers == {}
     assert outputs_of(["Hel", "lo"], as_text=False, token="t") == ()
     assert outputs_of(["Hel", "lo"], as_text=True, token="t")[0].data == b"Hello"
+
+
+def test_a_text_that_names_addresses_is_a_text() -> None:
+    """Only where every piece is an address are they files."""
+    (text,) = outputs_of(["See ", "https://", "example.com"], as_text=True, token="t")
+    assert text.data == b"See https://example.com"
+    (text,) = outputs_of("https://a.example.com is it.", as_text=True, token="t")
+    assert text.data == b"https://a.example.com is it."
+    (file,) = outputs_of(["https://replicate.delivery/a.srt"], as_text=True, token="t")
+    assert file.url == "https://replicate.delivery/a.srt"
+
+
+def test_data_uris_of_any_form_are_read() -> None:
+    """Not all of them are base64, and one that is broken does not cost the others."""
+    uris = [
+        "data:image/svg+xml,%3Csvg/%3E",
+        "data:image/png;base64,@@@",
+        "data:audio/wav;rate=1;base64,aGk=",
+    ]
+    found = outputs_of(uris, as_text=False, token="t")
+    assert [(output.media_type, output.data) for output in found] == [
+        ("image/svg+xml", b"<svg/>"),
+        ("audio/wav", b"hi"),
+    ]
+
+
+def predicted(request: GenerationRequest, *answers: dict[str, Any]) -> Driven:
+    exchanges = [{"response": {"status": 200, **answer}} for answer in answers]
+    scenario = Scenario("odd", "replicate", {}, exchanges)
+    return replayed(scenario, make, request, same_requests=False)
+
+
+def test_numbers_and_texts_beside_a_file_are_kept() -> None:
+    """A seed that only the output tells stands in the record, and no URL does."""
+    output = {"image": "https://replicate.delivery/a.png", "seed": 5, "caption": "a fox"}
+    done = {"id": JOB, "status": "succeeded", "output": output}
+    driven = predicted(GenerationRequest(model="a/b"), {"json": done}, {"json": done})
+    assert driven.result is not None
+    assert driven.result.provider_payload == {"output": {"seed": 5, "caption": "a fox"}}
+
+
+def test_an_upload_without_a_url_is_no_lost_submit() -> None:
+    """Nothing was asked for yet, and no row may be held for it."""
+    image = input_media(b"x", "image/png", size_bytes=1_000_000)
+    driven = predicted(GenerationRequest(model="a/b", inputs=(image,)), {"json": {"urls": None}})
+    assert isinstance(driven.error, OutputError)
+    assert driven.error.sent is False
+
+
+def test_an_odd_refusal_is_still_a_refusal() -> None:
+    """A title that is no text is left out."""
+    answer = {"status": 422, "json": {"title": 5, "detail": [1]}}
+    assert isinstance(predicted(GenerationRequest(model="a/b"), answer).error, InvalidRequestError)
+
+
+def test_a_field_given_twice_is_refused() -> None:
+    """Neither the parameter nor the input is written over."""
+    image = input_media(b"x", "image/png", metadata={"field": "start_image"})
+    request = GenerationRequest(model="a/b", params={"start_image": "https://x"}, inputs=(image,))
+    with pytest.raises(InvalidRequestError) as caught:
+        ReplicateProvider(API_KEY).validate(request)
+    assert caught.value.param == "start_image"
 
 
 def test_an_output_that_is_gone_is_said_to_be(vectors: Path) -> None:

@@ -121,11 +121,30 @@ def test_models_are_those_of_the_tier(vectors: Path) -> None:
     assert found == sorted(scenario.expect["models"])
 
 
-def test_a_task_is_cancelled(vectors: Path) -> None:
-    """A cancel deletes the task and is confirmed."""
-    scenario = load(vectors, "task_cancel")
+def with_state(scenario: Scenario, status: str) -> Scenario:
+    """Have the task looked at before it is deleted."""
+    (deleted,) = scenario.exchanges
+    asked = {**deleted["request"], "method": "GET"}
+    answer = {"status": 200, "json": {"id": "t", "status": status}}
+    return replace(scenario, exchanges=[{"request": asked, "response": answer}, deleted])
+
+
+@pytest.mark.parametrize("status", ["PENDING", "THROTTLED", "RUNNING"])
+def test_a_task_is_cancelled(vectors: Path, status: str) -> None:
+    """A cancel deletes a task that is not over, and is confirmed."""
+    scenario = with_state(load(vectors, "task_cancel"), status)
     task_id = scenario.exchanges[0]["request"]["url"].rpartition("/")[2]
     assert called(scenario, make, lambda provider: provider.cancel(task_id)) is True
+
+
+@pytest.mark.parametrize("status", ["SUCCEEDED", "FAILED", "CANCELLED"])
+def test_a_task_that_is_over_keeps_its_outputs(vectors: Path, status: str) -> None:
+    """Deleting it would take away what was paid for, so a late cancel deletes nothing."""
+    scenario = with_state(load(vectors, "task_cancel"), status)
+    looked = replace(scenario, exchanges=scenario.exchanges[:1])
+    task_id = scenario.exchanges[0]["request"]["url"].rpartition("/")[2]
+    is_cancelled = called(looked, make, lambda provider: provider.cancel(task_id))
+    assert is_cancelled is (status == "CANCELLED")
 
 
 def test_every_vector_is_replayed() -> None:
@@ -156,6 +175,19 @@ def test_a_lost_answer_is_ambiguous(vectors: Path) -> None:
         ({"model": "gen4.5", "params": {"duration": 5}, "prompt": None}, "prompt"),
         ({"model": "eleven_v3", "modality": Modality.AUDIO, "params": {}}, "voice"),
         ({"model": "gen4.5", "modality": Modality.TEXT, "params": {}}, "modality"),
+        ({"model": "gen4.5", "params": {"duration": 5, "aspect_ratio": "1:1"}}, "aspect_ratio"),
+        ({"model": "gen4.5", "params": {"duration": 5, "ratio": "960:960"}}, "ratio"),
+        ({"model": "gen4.5", "params": {"duration": 5}, "prompt": "\U0001f98a" * 501}, "prompt"),
+        ({"model": "veo3.1", "params": {"resolution": "1080p"}}, "resolution"),
+        (
+            {"model": "veo3.1", "params": {"ratio": "1280:720", "resolution": "1080p"}},
+            "ratio",
+        ),
+        (
+            {"model": "veo3.1", "params": {"ratio": "1280:720", "aspect_ratio": "9:16"}},
+            "ratio",
+        ),
+        ({"model": "gen4_image_turbo", "modality": Modality.IMAGE, "params": {}}, "inputs"),
     ],
     ids=lambda value: value if isinstance(value, str) else value["model"],
 )
@@ -168,6 +200,90 @@ def test_what_a_model_does_not_take_is_refused_before_anything_is_sent(
         RunwayProvider(API_KEY).validate(request)
     assert caught.value.param == param
     assert caught.value.sent is False
+
+
+URL = "https://store.example.com/a.png"
+FIRST = picture(URL, {})
+REFUSED_INPUTS: Mapping[str, tuple[dict[str, Any], tuple[InputMedia, ...], str]] = {
+    "two first frames": ({"model": "gen4_turbo"}, (FIRST, picture(f"{URL}?b", {})), "images of"),
+    "a role that is none": ({"model": "gen4_turbo"}, (picture(URL, {"role": "mask"}),), "inputs"),
+    "a video for a model of pictures": (
+        {"model": "gen4.5", "params": {"duration": 5}},
+        (input_media(b"", "video/mp4", public_url=URL),),
+        "inputs",
+    ),
+    "two videos": (
+        {"model": "aleph2"},
+        (
+            input_media(b"", "video/mp4", public_url=URL),
+            input_media(b"", "video/mp4", public_url=f"{URL}?b"),
+        ),
+        "videos",
+    ),
+    "a sound for speech": (
+        {"model": "eleven_v3", "modality": Modality.AUDIO, "params": {"voice": "Leslie"}},
+        (input_media(b"", "audio/mpeg", public_url=URL),),
+        "inputs",
+    ),
+    "an input beside its own parameter": (
+        {"model": "gen9", "params": {"promptImage": URL}},
+        (FIRST,),
+        "promptImage",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_INPUTS)
+def test_no_input_is_left_out_silently(case: str) -> None:
+    """What has no place in the request is refused, not dropped and not written over."""
+    changes, found, param = REFUSED_INPUTS[case]
+    parts = {"prompt": "a cat", "modality": Modality.VIDEO, **changes}
+    with pytest.raises(InvalidRequestError) as caught:
+        RunwayProvider(API_KEY).validate(GenerationRequest(**parts, inputs=found))
+    assert (caught.value.param or "").startswith(param)
+    assert caught.value.sent is False
+
+
+def test_a_first_frame_by_its_role_is_the_first_frame(vectors: Path) -> None:
+    """Its role says what an image without one is anyway."""
+    scenario = load(vectors, "i2v_gen4_turbo_success")
+    request = request_of(scenario.exchanges[0])
+    (plain,) = request.inputs
+    asset = plain.asset.model_copy(update={"metadata": {"role": "first_frame"}})
+    driven = replayed(scenario, make, replace(request, inputs=(replace(plain, asset=asset),)))
+    assert driven.error is None
+
+
+@pytest.mark.parametrize(
+    ("public_url", "size"),
+    [(f"https://store.example.com/{'s' * 2100}", 4_000_000), (URL, 16_000_001)],
+    ids=["a long URL", "a large picture"],
+)
+def test_what_runway_cannot_fetch_is_uploaded(vectors: Path, public_url: str, size: int) -> None:
+    """It fetches URLs of at most 2048 characters, and pictures of at most 16 MB."""
+    scenario = load(vectors, "upload_then_i2v")
+    part = scenario.exchanges[1]["request"]["multipart"][-1]
+    image = input_media(
+        base64.b64decode(part["body_base64"]),
+        "image/png",
+        url="https://store.example.com/media/tiny.png",
+        public_url=public_url,
+        size_bytes=size,
+    )
+    request = request_of(scenario.exchanges[2], inputs=(image,))
+    check_expected(scenario, replayed(scenario, make, request), key=API_KEY)
+
+
+def test_an_answer_without_a_place_for_an_upload_is_no_lost_submit(vectors: Path) -> None:
+    """Nothing was asked for yet, and no row may be held for it."""
+    scenario = load(vectors, "upload_then_i2v")
+    empty = {"status": 200, "json": {"uploadUrl": "https://bucket.example.com"}}
+    broken = replace(scenario, exchanges=[{**scenario.exchanges[0], "response": empty}])
+    image = input_media(b"x", "image/png", size_bytes=100 * 1024 * 1024)
+    request = request_of(scenario.exchanges[2], inputs=(image,))
+    driven = replayed(broken, make, request, same_requests=False)
+    assert isinstance(driven.error, OutputError)
+    assert driven.error.sent is False
 
 
 def test_an_unknown_model_passes_through() -> None:
@@ -225,3 +341,18 @@ def test_a_web_page_for_an_answer_neither_ends_a_job_nor_starts_another(vectors:
     lost = replayed(first, make, request_of(scenario.exchanges[0]))
     assert lost.error is not None
     assert lost.error.sent is None
+
+
+def test_what_is_no_url_costs_no_output(vectors: Path) -> None:
+    """Outputs that can be had are kept, whatever stands beside them."""
+    scenario = load(vectors, "t2v_gen4_5_success")
+    done = {"status": "SUCCEEDED", "output": [None, URL, {"url": URL}], "cost": 5}
+    exchanges = [
+        scenario.exchanges[0],
+        {**scenario.exchanges[1], "response": {"status": 200, "json": done}},
+    ]
+    odd = replace(scenario, exchanges=exchanges)
+    driven = replayed(odd, make, request_of(scenario.exchanges[0]), same_requests=False)
+    assert driven.result is not None
+    assert [output.url for output in driven.result.outputs] == [URL]
+    assert driven.result.provider_payload == {}

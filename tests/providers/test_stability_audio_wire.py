@@ -9,10 +9,10 @@ import httpx
 import pytest
 
 from genblaze_dagster.core.enums import Modality
-from genblaze_dagster.errors import AuthError, InvalidRequestError
+from genblaze_dagster.errors import AuthError, InvalidRequestError, OutputError
 from genblaze_dagster.providers.protocol import GenerationRequest
 from genblaze_dagster.providers.stability_audio import StabilityAudioProvider
-from tests.support.vendor import assert_equal_requests, called, check_expected, replayed
+from tests.support.vendor import Driven, assert_equal_requests, called, check_expected, replayed
 from tests.support.wire import API_KEY, Scenario, input_media, replay, scenario_names
 
 NUMBERS = ("duration", "seed", "steps", "cfg_scale", "strength", "mask_start", "mask_end")
@@ -99,6 +99,56 @@ def test_audio_in_json_is_read_as_well(vectors: Path) -> None:
         submission = asyncio.run(main())
     assert submission.result.provider_payload["seed"] == scenario.expect["seed"]
     assert submission.result.outputs[0].data
+
+
+REQUEST = GenerationRequest(model="stable-audio-2.5", prompt="rain", modality=Modality.AUDIO)
+
+
+def answered(request: GenerationRequest, *answers: dict[str, Any]) -> Driven:
+    """Submit, and be answered with these."""
+    scenario = Scenario("odd", "stability_audio", {}, [{"response": answer} for answer in answers])
+    return replayed(scenario, make, request, same_requests=False)
+
+
+def answer_of(content_type: str, **answer: Any) -> dict[str, Any]:
+    return {"status": 200, **answer, "headers": {"content-type": content_type}}
+
+
+def test_what_is_paid_for_is_not_lost_for_what_stands_beside_it() -> None:
+    """A format that only newer models have, or a seed that is no number, costs no audio."""
+    new = replace(REQUEST, model="stable-audio-2.6", params={"output_format": "flac"})
+    driven = answered(new, answer_of("audio/flac", body_base64="ZkxhQw=="))
+    assert driven.data == [b"fLaC"]
+    assert driven.result is not None
+    assert driven.result.outputs[0].media_type is None
+    odd = {"status": 200, "headers": {"seed": "random"}, "body_base64": "SUQz"}
+    driven = answered(REQUEST, odd)
+    assert driven.data == [b"ID3"]
+    assert driven.result is not None
+    assert "seed" not in driven.result.provider_payload
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        answer_of("text/html", body_text="<html>busy</html>"),
+        answer_of("application/json", json={"errors": ["busy"]}),
+        answer_of("application/json", json={"audio": "a", "seed": 1}),
+    ],
+    ids=["a page", "an error", "no base64"],
+)
+def test_words_are_no_audio(answer: dict[str, Any]) -> None:
+    """What is no audio in spite of its status is never kept as a sound."""
+    assert isinstance(answered(REQUEST, answer).error, OutputError)
+
+
+def test_a_page_in_place_of_a_kept_result_is_asked_past() -> None:
+    """The vendor keeps a finished job for a day: a proxy's page does not cost it."""
+    job = {"status": 202, "json": {"id": "j" * 64}}
+    page = answer_of("text/html", body_text="<html>busy</html>")
+    sound = answer_of("audio/mpeg", body_base64="SUQz")
+    driven = answered(replace(REQUEST, model="stable-audio-3"), job, page, sound)
+    assert driven.data == [b"ID3"]
 
 
 def test_an_expired_result_is_gone(vectors: Path) -> None:

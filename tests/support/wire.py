@@ -97,7 +97,7 @@ class WireServer:
 
     def client(self) -> httpx.AsyncClient:
         """Return a client whose requests all go to this server; close it after use."""
-        return httpx.AsyncClient(transport=_Reroute(self.port))
+        return httpx.AsyncClient(transport=_Reroute(self.port), timeout=60.0)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from genblaze_dagster.errors import (
 from genblaze_dagster.net.client import HttpAnswer
 from genblaze_dagster.providers.param_schemas import ParamSchema, StringSchema
 from genblaze_dagster.providers.protocol import GenerationRequest, Output, Result
+from genblaze_dagster.providers.vendor import inputs
 from genblaze_dagster.providers.vendor.api import Vendor
 from genblaze_dagster.providers.vendor.errors import ErrorKind, ErrorRules, Refusal, first_problem
 from genblaze_dagster.providers.vendor.provider import DEFAULT_MODEL, VendorProvider
@@ -78,7 +79,8 @@ def _read_error(status: int, body: Any) -> Refusal:
     code = fields.get("code") or fields.get("status")
     code = code if isinstance(code, str) else None
     text = str(fields.get("message") or "")
-    data = cast(Mapping[str, Any], fields.get("data") or {})
+    told = fields.get("data")
+    data = cast(dict[str, Any], told) if isinstance(told, dict) else {}
     for name in _SUGGESTIONS:
         if isinstance(data.get(name), str):
             text += f" The vendor suggests: {data[name]}"
@@ -108,6 +110,10 @@ class ElevenLabsAudio(VendorProvider):
 
     vendor = ELEVENLABS
     default_format: ClassVar[str] = "mp3_44100_128"
+
+    def check(self, request: GenerationRequest, payload: Mapping[str, Any]) -> None:
+        """Refuse inputs: all there is to say stands in the prompt."""
+        inputs.check_inputs(self.name, request.inputs, at_most=0)
 
     def body(self, request: GenerationRequest) -> tuple[dict[str, Any], dict[str, str | bool]]:
         """Return the JSON body and the query of a request."""
@@ -180,7 +186,7 @@ class ElevenLabsAudio(VendorProvider):
             page = await self.api.document("GET", "/v2/voices", params=query)
             voices += cast(list[Mapping[str, Any]], page.get("voices") or [])
             token = page.get("next_page_token")
-            if not page.get("has_more") or not token:
+            if not page.get("has_more") or not token or token == query.get("next_page_token"):
                 return voices
             query["next_page_token"] = token
 

@@ -9,8 +9,10 @@ Unverified: that only paid plans may use it.
 import json
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from email.message import Message
-from typing import Any
+from math import isfinite
+from typing import Any, cast
 
 from genblaze_dagster.core.enums import Modality
 from genblaze_dagster.net.client import HttpAnswer
@@ -32,14 +34,14 @@ def _milliseconds(params: dict[str, Any]) -> dict[str, Any]:
     """Write a duration in seconds as the whole milliseconds the API takes."""
     native = dict(params)
     seconds = native.pop("duration", None)
-    if isinstance(seconds, int | float) and not isinstance(seconds, bool):
-        thousandfold = seconds * 1000
-        # A fraction of a millisecond is refused below; it is not rounded away.
-        native.setdefault(
-            "music_length_ms", int(thousandfold) if thousandfold == int(thousandfold) else seconds
-        )
-    elif seconds is not None:
-        native["music_length_ms"] = seconds
+    if seconds is None:
+        return native
+    length = seconds
+    if isinstance(seconds, int | float) and not isinstance(seconds, bool) and isfinite(seconds):
+        # As written, not in binary: 16.1 s are 16100 ms. A fraction of one is refused below.
+        thousandfold = Decimal(str(seconds)) * 1000
+        length = seconds if thousandfold % 1 else int(thousandfold)
+    native.setdefault("music_length_ms", length)
     return native
 
 
@@ -92,6 +94,12 @@ class ElevenLabsMusicProvider(ElevenLabsAudio):
     name = "elevenlabs-music"
     traits = Traits(makes=("music",), modalities=AUDIO_ONLY, jobs=False)
     families = FAMILIES
+    others = ModelSpec(
+        model_id="*",
+        param_transformer=_milliseconds,
+        param_coercers={"output_format": native_format},
+        param_schemas={"output_format": FORMAT, "detailed": BoolSchema()},
+    )
     default_format = "mp3_44100_128"
 
     async def submit(self, request: GenerationRequest) -> Submission:
@@ -103,7 +111,8 @@ class ElevenLabsMusicProvider(ElevenLabsAudio):
         body, query = self.body(request)
         if not body.pop("detailed", False):
             answer = await self.make(request, "/v1/music", body, query)
-            return Submission(result=self.result(request, answer, answer.content, query))
+            data = self.media_of(request, answer)
+            return Submission(result=self.result(request, answer, data, query))
         answer = await self.make(request, "/v1/music/detailed", body, query)
         facts, audio = parts_of(answer)
         return Submission(result=self.result(request, answer, audio, query, payload=facts))
@@ -122,7 +131,16 @@ def parts_of(answer: HttpAnswer) -> tuple[Mapping[str, Any], bytes]:
     for part in (b"\r\n" + answer.content).split(b"\r\n--" + boundary.encode())[1:-1]:
         head, _, body = part.removeprefix(b"\r\n").partition(b"\r\n\r\n")
         if b"application/json" in head.lower():
-            facts = {**facts, **json.loads(body)}
+            facts |= _object(body)
         else:
             audio = body
     return facts, audio
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """Return a JSON object; an empty one where it is none, for the audio is worth more."""
+    try:
+        found = json.loads(body)
+    except ValueError:
+        return {}
+    return cast(dict[str, Any], found) if isinstance(found, dict) else {}

@@ -19,6 +19,8 @@ from genblaze_dagster.providers.protocol import GenerationRequest, Submission
 from genblaze_dagster.providers.vendor.provider import DEFAULT_MODEL
 from genblaze_dagster.providers.vendor.traits import Traits
 
+_ALIASES = {"prompt": "text", "duration": "duration_seconds"}
+
 FAMILIES = (
     ModelFamily(
         name="eleven-sound",
@@ -28,7 +30,7 @@ FAMILIES = (
         spec_template=ModelSpec(
             model_id="eleven_text_to_sound_v2",
             modality=Modality.AUDIO,
-            param_aliases={"prompt": "text", "duration": "duration_seconds"},
+            param_aliases=_ALIASES,
             param_coercers={"output_format": native_format},
             param_schemas={
                 "text": StringSchema(min_len=1),
@@ -59,6 +61,13 @@ class ElevenLabsSFXProvider(ElevenLabsAudio):
     name = "elevenlabs-sfx"
     traits = Traits(makes=("sound effects",), modalities=AUDIO_ONLY, jobs=False)
     families = FAMILIES
+    others = ModelSpec(
+        model_id="*",
+        param_aliases=_ALIASES,
+        param_coercers={"output_format": native_format},
+        param_schemas={"output_format": FORMAT},
+        param_required=frozenset({"text"}),
+    )
 
     async def submit(self, request: GenerationRequest) -> Submission:
         """Make the sound.
@@ -68,4 +77,5 @@ class ElevenLabsSFXProvider(ElevenLabsAudio):
         """
         body, query = self.body(request)
         answer = await self.make(request, "/v1/sound-generation", body, query)
-        return Submission(result=self.result(request, answer, answer.content, query))
+        data = self.media_of(request, answer)
+        return Submission(result=self.result(request, answer, data, query))

@@ -10,7 +10,7 @@ Unverified: the range of `speed`, which is left to the vendor.
 
 import re
 from base64 import b64decode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from genblaze_dagster.core.enums import Modality
@@ -45,7 +45,8 @@ def _with_settings(params: dict[str, Any]) -> dict[str, Any]:
     native = dict(params)
     settings = {name: native.pop(name) for name in _SETTINGS if name in native}
     if settings:
-        native["voice_settings"] = {**native.get("voice_settings", {}), **settings}
+        # A native setting wins, as native names do.
+        native["voice_settings"] = {**settings, **native.get("voice_settings", {})}
     return native
 
 
@@ -57,6 +58,10 @@ def _credits_of(context: PricingContext) -> float | None:
     return len(text) / 2 if is_half else len(text)
 
 
+_ALIASES = {"prompt": "text", "voice_id": "voice", "language": "language_code"}
+# It becomes part of an address.
+_VOICE = StringSchema(pattern=VOICE_ID.pattern)
+
 FAMILIES = (
     ModelFamily(
         name="eleven-speech",
@@ -67,12 +72,12 @@ FAMILIES = (
             model_id="eleven_multilingual_v2",
             modality=Modality.AUDIO,
             extras={CREDITS: _credits_of},
-            param_aliases={"prompt": "text", "voice_id": "voice", "language": "language_code"},
+            param_aliases=_ALIASES,
             param_transformer=_with_settings,
             param_coercers={"output_format": native_format},
             param_schemas={
                 "text": StringSchema(min_len=1),
-                "voice": StringSchema(pattern=VOICE_ID.pattern),
+                "voice": _VOICE,
                 "output_format": FORMAT,
                 "seed": IntSchema(min=0, max=4_294_967_295),
                 "apply_text_normalization": EnumSchema(frozenset({"auto", "on", "off"})),
@@ -104,10 +109,19 @@ class ElevenLabsTTSProvider(ElevenLabsAudio):
     name = "elevenlabs-tts"
     traits = Traits(makes=("speech", "word timings"), modalities=AUDIO_ONLY, jobs=False)
     families = FAMILIES
+    others = ModelSpec(
+        model_id="*",
+        param_aliases=_ALIASES,
+        param_transformer=_with_settings,
+        param_coercers={"output_format": native_format},
+        param_schemas={"voice": _VOICE, "output_format": FORMAT, "with_timestamps": BoolSchema()},
+        param_required=frozenset({"text", "voice"}),
+    )
     discovery_support = DiscoverySupport.PARTIAL
 
     def check(self, request: GenerationRequest, payload: Mapping[str, Any]) -> None:
-        """Refuse settings out of range."""
+        """Refuse inputs, and settings out of range."""
+        super().check(request, payload)
         settings = cast(Mapping[str, Any], payload.get("voice_settings") or {})
         for name in ("stability", "similarity_boost", "style"):
             if settings.get(name) is not None:
@@ -124,7 +138,8 @@ class ElevenLabsTTSProvider(ElevenLabsAudio):
         path = f"/v1/text-to-speech/{voice}"
         if not body.pop("with_timestamps", False):
             answer = await self.make(request, path, body, query)
-            return Submission(result=self.result(request, answer, answer.content, query))
+            data = self.media_of(request, answer)
+            return Submission(result=self.result(request, answer, data, query))
         answer = await self.make(request, f"{path}/with-timestamps", body, query)
         detailed = json_object(answer, self.name, request)
         try:
@@ -145,7 +160,10 @@ class ElevenLabsTTSProvider(ElevenLabsAudio):
 
 
 def words_of(alignment: object) -> list[WordTiming]:
-    """Return the words of an alignment of characters, cut at any white space."""
+    """Return the words of an alignment of characters, cut at any white space.
+
+    None of one that cannot be read: the audio is worth more than its timings.
+    """
     if not isinstance(alignment, dict):
         return []
     fields = cast(Mapping[str, Sequence[Any]], alignment)
@@ -155,6 +173,13 @@ def words_of(alignment: object) -> list[WordTiming]:
         fields.get("character_end_times_seconds") or (),
         strict=False,
     )
+    try:
+        return _words(timed)
+    except (TypeError, ValueError):
+        return []
+
+
+def _words(timed: Iterable[tuple[Any, Any, Any]]) -> list[WordTiming]:
     words: list[WordTiming] = []
     text, start, end = "", 0.0, 0.0
     for character, begins, ends in (*timed, (" ", 0.0, 0.0)):

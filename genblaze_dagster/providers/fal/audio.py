@@ -1,5 +1,6 @@
 """fal's endpoints that speak, make music, and write down what is said."""
 
+from decimal import Decimal
 from typing import Any
 
 from genblaze_dagster.core.enums import Modality
@@ -20,7 +21,8 @@ def _with_voice(params: dict[str, Any]) -> dict[str, Any]:
         setting: native.pop(name) for name, setting in _VOICE_SETTINGS.items() if name in native
     }
     if settings:
-        native["voice_setting"] = {**native.get("voice_setting", {}), **settings}
+        # A native setting wins, as native names do.
+        native["voice_setting"] = {**settings, **native.get("voice_setting", {})}
     return native
 
 
@@ -33,10 +35,11 @@ def _in_milliseconds(params: dict[str, Any]) -> dict[str, Any]:
     _SECONDS.validate("duration", seconds)
     if "music_length_ms" in native:
         refuse("duration", "cannot stand beside music_length_ms; give one of the two")
-    milliseconds = whole(float(seconds) * 1000)
-    if isinstance(milliseconds, float):
+    # As written, not in binary: 16.1 s are 16100 ms.
+    milliseconds = Decimal(str(seconds)) * 1000
+    if milliseconds % 1:
         refuse("duration", "expected whole milliseconds")
-    return {**native, "music_length_ms": milliseconds}
+    return {**native, "music_length_ms": int(milliseconds)}
 
 
 def _music_format(value: Any) -> Any:

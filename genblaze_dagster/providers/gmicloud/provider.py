@@ -88,8 +88,8 @@ class _GMICloudProvider(VendorProvider):
         self._placed(request, payload)
 
     def outputs_of(self, payload: Mapping[str, Any]) -> int:
-        """Return how many outputs a payload asks for."""
-        n = payload.get("n", 1)
+        """Return how many outputs a payload asks for; as many as it may get where it has a limit."""
+        n = payload.get("n", payload.get("max_images", 1))
         return n if isinstance(n, int) else 1
 
     async def submit(self, request: GenerationRequest) -> Submission:

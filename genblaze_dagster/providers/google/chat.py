@@ -111,7 +111,11 @@ class GeminiChat:
                 text = pieces.add(self._chunk(data, request))
                 if text:
                     yield text
-        yield self._response(request, pieces.answer())
+        answer = pieces.answer()
+        if any(not candidate.get("finishReason") for candidate in candidates_of(answer)):
+            # Half an answer must not pass for a whole one.
+            raise self._unusable(request, "the stream broke off before its end")
+        yield self._response(request, answer)
 
     def _chunk(self, data: str, request: ChatRequest) -> dict[str, Any]:
         try:

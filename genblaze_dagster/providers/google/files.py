@@ -20,7 +20,7 @@ from genblaze_dagster.errors import (
     ProviderTimeoutError,
 )
 from genblaze_dagster.providers.google.vendor import KEY_HEADER, VERSION, part_of
-from genblaze_dagster.providers.protocol import InputMedia
+from genblaze_dagster.providers.protocol import InputMedia, Output
 from genblaze_dagster.providers.vendor import inputs
 from genblaze_dagster.providers.vendor.api import Api, json_object
 from genblaze_dagster.providers.vendor.errors import nothing_submitted
@@ -171,3 +171,22 @@ def decoded(text: object) -> bytes:
         raise ValueError("no base64")
     plain = text.translate(_URL_SAFE).rstrip("=")
     return b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+
+
+def readable(encoded: Iterable[tuple[object, object]]) -> tuple[list[Output], int]:
+    """Return the pictures of an answer, given as base64 and type, and how many are broken.
+
+    All of them are paid: one that is broken must not cost the others.
+    """
+    outputs: list[Output] = []
+    broken = 0
+    for text, media_type in encoded:
+        try:
+            data = decoded(text)
+        except ValueError:
+            broken += 1
+            continue
+        outputs.append(
+            Output(data=data, media_type=media_type if isinstance(media_type, str) else None)
+        )
+    return outputs, broken

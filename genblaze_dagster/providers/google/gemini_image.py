@@ -15,11 +15,11 @@ from typing import Any
 from genblaze_dagster.core.enums import Modality
 from genblaze_dagster.errors import ModelError
 from genblaze_dagster.providers.google.answers import candidates_of, filtered, parts_of, text_of
-from genblaze_dagster.providers.google.files import MAX_FILE_BYTES, decoded, media_parts
+from genblaze_dagster.providers.google.files import MAX_FILE_BYTES, media_parts, readable
 from genblaze_dagster.providers.google.models import GEMINI_IMAGE
 from genblaze_dagster.providers.google.provider import PAGE_SIZE, GoogleProvider
 from genblaze_dagster.providers.google.vendor import part_of
-from genblaze_dagster.providers.protocol import GenerationRequest, Output, Result, Submission
+from genblaze_dagster.providers.protocol import GenerationRequest, Result, Submission
 from genblaze_dagster.providers.validation import DiscoverySupport
 from genblaze_dagster.providers.vendor import inputs
 from genblaze_dagster.providers.vendor.errors import Refusal, job_error
@@ -87,23 +87,20 @@ class GeminiImageProvider(GoogleProvider):
         if not pictures:
             refusal = filtered(answer) or _without_picture(candidates)
             raise job_error(self.name, refusal, request, key=self.api.key)
-        try:
-            outputs = tuple(
-                Output(data=decoded(picture.get("data")), media_type=picture.get("mimeType"))
-                for picture in pictures
-            )
-        except ValueError as exc:
-            raise self.no_output(request, "the answer holds no readable picture") from exc
+        outputs, broken = readable((p.get("data"), p.get("mimeType")) for p in pictures)
+        if not outputs:
+            raise self.no_output(request, "the answer holds no readable picture")
         told = {
             "response_id": answer.get("responseId"),
             "finish_reason": candidates[0].get("finishReason"),
             "text": "".join(map(text_of, candidates)),
             "usage": part_of(answer, "usageMetadata"),
+            "missing": broken,
         }
         payload = {name: value for name, value in told.items() if value}
         version = answer.get("modelVersion")
         return Result(
-            outputs=outputs,
+            outputs=tuple(outputs),
             cost_usd=self.cost(request, outputs, payload),
             model_version=version if isinstance(version, str) else None,
             provider_payload=payload,

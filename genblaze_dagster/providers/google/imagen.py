@@ -13,11 +13,11 @@ from typing import Any
 
 from genblaze_dagster.core.enums import Modality
 from genblaze_dagster.errors import ContentPolicyError
-from genblaze_dagster.providers.google.files import decoded
+from genblaze_dagster.providers.google.files import readable
 from genblaze_dagster.providers.google.models import IMAGEN
 from genblaze_dagster.providers.google.provider import GoogleProvider, prediction
 from genblaze_dagster.providers.google.vendor import dicts
-from genblaze_dagster.providers.protocol import GenerationRequest, Output, Result, Submission
+from genblaze_dagster.providers.protocol import GenerationRequest, Result, Submission
 from genblaze_dagster.providers.vendor.errors import Refusal, job_error, quoted
 from genblaze_dagster.providers.vendor.traits import Traits
 
@@ -59,17 +59,11 @@ class ImagenProvider(GoogleProvider):
             text = "; ".join(reasons) or "all images were filtered"
             refusal = Refusal(text, kind=ContentPolicyError)
             raise job_error(self.name, refusal, request, key=self.api.key)
-        try:
-            outputs = tuple(
-                Output(data=decoded(p["bytesBase64Encoded"]), media_type=p.get("mimeType"))
-                for p in kept
-            )
-        except ValueError as exc:
-            raise self.no_output(request, "the answer holds no readable image") from exc
-        payload = (
-            {"filter_reasons": [quoted(text, request, key=self.api.key) for text in reasons]}
-            if reasons
-            else {}
-        )
+        outputs, broken = readable((p["bytesBase64Encoded"], p.get("mimeType")) for p in kept)
+        if not outputs:
+            raise self.no_output(request, "the answer holds no readable image")
+        payload: dict[str, Any] = {"missing": broken} if broken else {}
+        if reasons:
+            payload["filter_reasons"] = [quoted(r, request, key=self.api.key) for r in reasons]
         cost = self.cost(request, outputs, payload)
-        return Submission(result=Result(outputs, cost_usd=cost, provider_payload=payload))
+        return Submission(result=Result(tuple(outputs), cost_usd=cost, provider_payload=payload))

@@ -257,6 +257,7 @@ def _gemini(
         "responseModalities": ArraySchema(item=EnumSchema(frozenset({"TEXT", "IMAGE"})))
     }
     if is_known:
+        schemas["prompt"] = StringSchema(min_len=1)
         schemas["aspectRatio"] = EnumSchema(_RATIOS)
         if sizes:
             schemas["imageSize"] = EnumSchema(frozenset(sizes))

@@ -107,7 +107,7 @@ class VeoProvider(GoogleProvider):
         if operation.get("error"):
             return self.failed(request, job_refusal(part_of(operation, "error")))
         videos = _videos(operation)
-        if not _uris(videos) and videos.get("raiMediaFilteredCount"):
+        if not _uris(videos) and (videos.get("raiMediaFilteredCount") or _reasons(videos)):
             text = "; ".join(_reasons(videos)) or "the videos were filtered"
             return self.failed(request, Refusal(text, kind=ContentPolicyError))
         self.remember(job_id, operation)

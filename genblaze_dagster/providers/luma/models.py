@@ -6,13 +6,15 @@ from typing import Any
 from genblaze_dagster.core.enums import Modality
 from genblaze_dagster.providers.luma.pricing import PRICE
 from genblaze_dagster.providers.model_spec import ModelFamily, ModelSpec
-from genblaze_dagster.providers.param_schemas import BoolSchema, EnumSchema
+from genblaze_dagster.providers.param_schemas import BoolSchema, EnumSchema, StringSchema, refuse
 
 SUCCESSOR = re.compile(r"(uni-1|ray-3)")
 """Models of the successor API, which has another host and another key."""
 
 _RATIOS = EnumSchema(frozenset({"1:1", "16:9", "9:16", "4:3", "3:4", "21:9", "9:21"}))
 _VIDEO = ("duration", "resolution", "loop", "hdr")
+_AGENTS_SECONDS = EnumSchema(frozenset({"5s", "10s"}))
+_PROMPT = StringSchema(min_len=1)
 
 
 def _seconds(value: Any) -> Any:
@@ -27,11 +29,15 @@ def _format(value: Any) -> Any:
 def _nested(params: dict[str, Any]) -> dict[str, Any]:
     """Put what concerns the video where the successor API looks for it."""
     native = dict(params)
+    if not isinstance(native.get("video", {}), dict):
+        refuse("video", "expected an object such as {'duration': '5s'}")
     video = {name: native.pop(name) for name in _VIDEO if name in native}
     if "duration" in video:
         video["duration"] = _seconds(video["duration"])
     if video:
         native["video"] = {**video, **native.get("video", {})}
+    if "duration" in native.get("video", {}):
+        _AGENTS_SECONDS.validate("duration", native["video"]["duration"])
     return native
 
 
@@ -46,6 +52,7 @@ FAMILIES = (
             pricing=PRICE,
             param_transformer=_nested,
             param_schemas={
+                "prompt": _PROMPT,
                 "aspect_ratio": _RATIOS,
                 "output_format": EnumSchema(frozenset({"png", "jpeg"})),
                 "web_search": BoolSchema(),
@@ -88,13 +95,14 @@ FAMILIES = (
             param_aliases={"output_format": "format"},
             param_coercers={"format": _format},
             param_schemas={
+                "prompt": _PROMPT,
                 "aspect_ratio": _RATIOS,
                 "format": EnumSchema(frozenset({"jpg", "png"})),
             },
             param_required=frozenset({"prompt"}),
             param_allowlist=frozenset(
                 {"prompt", "aspect_ratio", "format", "image_ref", "style_ref", "character_ref"}
-                | {"modify_image_ref", "callback_url", "weight"}
+                | {"modify_image_ref", "callback_url"}
             ),
         ),
     ),

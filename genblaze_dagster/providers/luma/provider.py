@@ -32,6 +32,7 @@ from genblaze_dagster.errors import (
     RateLimitError,
 )
 from genblaze_dagster.providers.luma.models import FAMILIES, SUCCESSOR
+from genblaze_dagster.providers.luma.slots import FIRST, Slot, slots_of
 from genblaze_dagster.providers.protocol import (
     GenerationRequest,
     InputMedia,
@@ -80,6 +81,9 @@ _AGENT_FAILURES: Mapping[str, tuple[ErrorKind, bool]] = {
     "output_not_found": (ModelError, True),
 }
 _STATUS_IN_TEXT = re.compile(r"\s*(\d{3})\s*:")
+_GENERATION_ID = re.compile(r"[\w-]{1,128}", re.ASCII)
+# Of the Dream Machine API; the successor's models are told apart by Luma.
+_MAKES = {"ray-": Modality.VIDEO, "photon-": Modality.IMAGE}
 
 
 def _read_error(status: int, body: Any) -> Refusal:
@@ -147,16 +151,42 @@ class LumaProvider(CalledBackProvider):
 
     def check(self, request: GenerationRequest, payload: Mapping[str, Any]) -> None:
         """Refuse inputs the model does not take."""
-        inputs.check_inputs(self.name, request.inputs, at_most=8)
-        if inputs.of_kind(request, "audio"):
-            raise self.refusal("inputs", "takes images here, not audio", request)
-        if request.modality is Modality.AUDIO:
-            raise self.refusal("modality", "makes video and images, not audio", request)
-        if request.model.startswith("ray-") and not SUCCESSOR.match(request.model):
-            if request.modality is not Modality.VIDEO:
-                raise self.refusal("modality", f"{request.model} makes video", request)
-            if not payload.get("prompt") and not request.inputs and "keyframes" not in payload:
-                raise self.refusal("prompt", f"{request.model} needs a prompt or an image", request)
+        if request.modality not in self.traits.modalities:
+            raise self.refusal(
+                "modality", f"makes video and images, not {request.modality.value}", request
+            )
+        is_agents = SUCCESSOR.match(request.model) is not None
+        for start, makes in () if is_agents else _MAKES.items():
+            if request.model.startswith(start) and request.modality is not makes:
+                raise self.refusal("modality", f"{request.model} makes {makes.value}", request)
+        given = {**payload, **(payload.get("video", {}) if is_agents else {})}
+        self._check_media(request, given, slots_of(request, is_agents=is_agents))
+        is_ray = request.model.startswith("ray-") and not is_agents
+        if is_ray and not (payload.get("prompt") or request.inputs or "keyframes" in payload):
+            raise self.refusal("prompt", f"{request.model} needs a prompt or an image", request)
+
+    def _check_media(
+        self, request: GenerationRequest, payload: Mapping[str, Any], slots: Sequence[Slot]
+    ) -> None:
+        """Refuse an input that no field takes, too many for one, and one beside its parameter."""
+        images = inputs.of_kind(request, "image")
+        if len(images) < len(request.inputs):
+            raise self.refusal("inputs", "takes images here, no other media", request)
+        roles = [role for slot in slots for role in slot.roles]
+        if any(inputs.role_of(item) not in roles for item in images):
+            known = ", ".join(filter(None, roles))
+            raise self.refusal("inputs", f"an image of another role; taken: {known}", request)
+        for slot in slots:
+            found = [item for item in images if inputs.role_of(item) in slot.roles]
+            inputs.check_inputs(
+                self.name, found, at_most=slot.most, what=f"images for {slot.field}"
+            )
+            if found and slot.field in payload:
+                raise self.refusal(
+                    slot.field,
+                    f"{slot.field} is given both as a parameter and as an input",
+                    request,
+                )
 
     async def submit(self, request: GenerationRequest) -> Submission:
         """Start a generation.
@@ -186,8 +216,8 @@ class LumaProvider(CalledBackProvider):
         state = _STATES.get(str(native), JobState.RUNNING)
         if state is JobState.SUCCEEDED:
             self.remember(job_id, generation)
-        assets = cast(Mapping[str, Any], generation.get("assets") or {})
-        return JobStatus(state, preview_url=assets.get("progress_video"), poll_after=POLL_SECONDS)
+        preview = _assets(generation).get("progress_video")
+        return JobStatus(state, preview_url=preview, poll_after=POLL_SECONDS)
 
     async def fetch_output(self, job_id: str, request: GenerationRequest) -> Result:
         """Return the outputs of a completed generation."""
@@ -233,10 +263,13 @@ class LumaProvider(CalledBackProvider):
 
     def _generation_id(self, request: GenerationRequest) -> str:
         generation_id = request.params.get("generation_id")
-        if not isinstance(generation_id, str):
+        if not isinstance(generation_id, str) or not _GENERATION_ID.fullmatch(generation_id):
             raise self.refusal(
                 "generation_id", "upscaling needs generation_id, that of an earlier one", request
             )
+        for name in ("prompt", "negative_prompt", "seed", "inputs"):
+            if getattr(request, name):
+                raise self.refusal(name, "upscaling takes generation_id and no more", request)
         return generation_id
 
     def _upscale(self, request: GenerationRequest) -> tuple[str, dict[str, Any]]:
@@ -250,27 +283,26 @@ class LumaProvider(CalledBackProvider):
 
     def _body(self, request: GenerationRequest) -> dict[str, Any]:
         native = self.payload(request)
-        images = inputs.of_kind(request, "image", "video")
+        images = inputs.of_kind(request, "image")
         if request.modality is Modality.VIDEO:
             media = self._keyframes(images)
         else:
-            media = self._references(images, request)
+            # What the parameter changes is not among the inputs: they are references then.
+            edits = request.step_type is StepType.EDIT and "modify_image_ref" not in native
+            media = self._references(images, edits=edits)
         return {"model": self.model_of(request), **native, **media}
 
     def _keyframes(self, images: Sequence[InputMedia]) -> dict[str, Any]:
         frames: dict[str, Any] = {}
         for name, found in (
-            ("frame0", inputs.with_role(images, None)),
+            ("frame0", _first(images)),
             ("frame1", inputs.with_role(images, "last_frame")),
         ):
             if found:
                 frames[name] = {"type": "image", "url": inputs.public_url(self.name, found[0])}
         return {"keyframes": frames} if frames else {}
 
-    def _references(
-        self, images: Sequence[InputMedia], request: GenerationRequest
-    ) -> dict[str, Any]:
-        edits = request.step_type is StepType.EDIT
+    def _references(self, images: Sequence[InputMedia], *, edits: bool) -> dict[str, Any]:
         plain = (*inputs.with_role(images, None), *inputs.with_role(images, "reference"))
         changed = inputs.with_role(images, "modify") or (plain[:1] if edits else ())
         media: dict[str, Any] = {}
@@ -295,8 +327,9 @@ class LumaProvider(CalledBackProvider):
         images = inputs.of_kind(request, "image")
         if request.modality is Modality.VIDEO:
             body.setdefault("type", "video")
-            for name, role in (("start_frame", None), ("end_frame", "last_frame")):
-                if found := inputs.with_role(images, role):
+            last = inputs.with_role(images, "last_frame")
+            for name, found in (("start_frame", _first(images)), ("end_frame", last)):
+                if found:
                     body.setdefault("video", {})[name] = await self._reference(found[0])
         elif images and request.step_type is StepType.EDIT:
             body.setdefault("type", "image_edit")
@@ -314,13 +347,22 @@ class LumaProvider(CalledBackProvider):
         return {"data": data, "media_type": item.asset.media_type}
 
 
+def _first(images: Sequence[InputMedia]) -> tuple[InputMedia, ...]:
+    return tuple(item for item in images if inputs.role_of(item) in FIRST)
+
+
 def _urls(generation: Mapping[str, Any], request: GenerationRequest) -> list[str]:
     if isinstance(generation.get("output"), list):
-        return [item["url"] for item in generation["output"] if item.get("url")]
-    assets = cast(Mapping[str, Any], generation.get("assets") or {})
+        found = [item.get("url") for item in generation["output"] if isinstance(item, dict)]
+        return [url for url in found if isinstance(url, str) and url]
     # A video's image is its thumbnail.
-    url = assets.get("video" if request.modality is Modality.VIDEO else "image")
+    url = _assets(generation).get("video" if request.modality is Modality.VIDEO else "image")
     return [url] if isinstance(url, str) else []
+
+
+def _assets(generation: Mapping[str, Any]) -> dict[str, Any]:
+    assets = generation.get("assets")
+    return cast(dict[str, Any], assets) if isinstance(assets, dict) else {}
 
 
 def _failure(generation: Mapping[str, Any]) -> Refusal:

@@ -13,6 +13,8 @@ from genblaze_dagster.net.client import MAX_ANSWER_BYTES, HttpAnswer
 
 FILTERED = "CONTENT_FILTERED"
 ERROR = "ERROR"
+BROKEN = "UNREADABLE"
+"""Our own word for bytes that cannot be read; NVIDIA says the other two."""
 
 _FIELDS = ("base64", "b64_video", "video", "image", "audio")
 _ZIP = b"PK\x03\x04"
@@ -29,7 +31,7 @@ class Files:
     """The files of an answer, and what it says about them.
 
     `seeds` are those that were used. `reasons` are what stands in the place of files there are not:
-    `CONTENT_FILTERED`, `ERROR`.
+    `CONTENT_FILTERED`, `ERROR`, `UNREADABLE`.
     """
 
     data: list[bytes] = field(default_factory=list[bytes], repr=False)
@@ -68,6 +70,8 @@ def _from_json(body: Mapping[str, Any]) -> Files:
             _read_entry(files, cast(dict[str, Any], entry))
     if not files.data and not files.reasons:
         raise UnreadableError("the answer holds no file")
+    if not files.data and BROKEN in files.reasons:
+        raise UnreadableError("the answer holds broken base64")
     return files
 
 
@@ -82,8 +86,10 @@ def _read_entry(files: Files, entry: Mapping[str, Any]) -> None:
     try:
         # Some put a data URI where others put bare base64.
         files.data.append(b64decode(text.rpartition(",")[2], validate=True))
-    except ValueError as exc:
-        raise UnreadableError("the answer holds broken base64") from exc
+    except ValueError:
+        # It must not cost the others, which are paid as well.
+        files.reasons.append(BROKEN)
+        return
     seed = entry.get("seed")
     if isinstance(seed, int):
         files.seeds.append(seed)

@@ -1,10 +1,9 @@
 """What a successful answer of the image endpoints holds."""
 
-import binascii
 from base64 import b64decode
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 from genblaze_dagster.errors import OutputError
 from genblaze_dagster.net.client import HttpAnswer
@@ -49,28 +48,37 @@ def read_images(
         raise bad("the answer holds no image")
     image_format = body.get("output_format") or asked_format
     media_type = f"image/{image_format}" if image_format in _FORMATS else None
-    try:
-        outputs = tuple(_output(item, media_type, now) for item in items)
-    except (binascii.Error, ValueError, AttributeError) as exc:
-        raise bad("an image is not readable") from exc
-    return outputs, _payload(body, items, request_id)
+    found = [_output(item, media_type, now) for item in items]
+    outputs = tuple(output for output in found if output is not None)
+    if not outputs:
+        raise bad("the images are not readable")
+    payload = _payload(body, items, request_id)
+    if missing := len(found) - len(outputs):
+        payload["missing"] = missing
+    return outputs, payload
 
 
-def _output(item: Mapping[str, Any], media_type: str | None, now: datetime) -> Output:
-    encoded, url = item.get("b64_json"), item.get("url")
+def _output(item: object, media_type: str | None, now: datetime) -> Output | None:
+    """Return an image, None when it cannot be read: it must not cost the others, which are paid."""
+    fields = cast(dict[str, Any], item) if isinstance(item, dict) else {}
+    encoded, url = fields.get("b64_json"), fields.get("url")
     if isinstance(encoded, str) and encoded:
-        return Output(data=b64decode(encoded, validate=True), media_type=media_type)
+        try:
+            return Output(data=b64decode(encoded, validate=True), media_type=media_type)
+        except ValueError:
+            return None
     if isinstance(url, str) and url:
         # A signed URL: it needs no key, and must not see it.
         return Output(url=url, media_type=media_type, expires_at=now + URL_LIFETIME)
-    raise ValueError("neither b64_json nor url")
+    return None
 
 
 def _payload(body: Mapping[str, Any], items: list[Any], request_id: str | None) -> dict[str, Any]:
     payload = {name: body[name] for name in _KEPT_FACTS if body.get(name) is not None}
     if request_id:
         payload["request_id"] = request_id
-    revised = [item["revised_prompt"] for item in items if item.get("revised_prompt")]
+    told = [cast(dict[str, Any], item) for item in items if isinstance(item, dict)]
+    revised = [item["revised_prompt"] for item in told if item.get("revised_prompt")]
     if revised:
         payload["revised_prompt"] = revised[0] if len(revised) == 1 else revised
     return payload

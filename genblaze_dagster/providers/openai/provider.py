@@ -7,7 +7,6 @@ from typing import Any, ClassVar, cast
 from genblaze_dagster.errors import OutputError
 from genblaze_dagster.net.client import FilePart, TextPart
 from genblaze_dagster.net.redact import strip_url
-from genblaze_dagster.providers.model_spec import FALLBACK_SPEC, ModelSpec
 from genblaze_dagster.providers.models import ModelRegistry
 from genblaze_dagster.providers.openai.vendor import OPENAI, kind_of, own_headers
 from genblaze_dagster.providers.protocol import GenerationRequest, InputMedia
@@ -32,8 +31,6 @@ class OpenAIProvider(VendorProvider):
     discovery_support = DiscoverySupport.NATIVE
     kind: ClassVar[str]
     """What it makes, as `kind_of` says it."""
-    others: ClassVar[ModelSpec] = FALLBACK_SPEC
-    """How models no family knows get their parameters: under the API's names, with any value."""
     reserved: ClassVar[frozenset[str]] = frozenset({"model", "prompt"})
     """Native names that the request itself sets."""
 
@@ -48,10 +45,7 @@ class OpenAIProvider(VendorProvider):
     ) -> None:
         self._billed = own_headers(organization, project)
         self._given_base_url = options.get("base_url")
-        known = models or ModelRegistry(
-            self.others, provider_families=self.families, strict_params=True
-        )
-        super().__init__(api_key, models=known, **options)
+        super().__init__(api_key, models=models, **options)
 
     def __repr__(self) -> str:
         url = self._given_base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI.base_url

@@ -161,11 +161,10 @@ class OpenAITTSProvider(OpenAIProvider):
             headers={"accept": "application/octet-stream"},
             seconds=request.timeout,
         )
-        if not answer.content:
-            raise self.no_output(request, "the answer holds no audio")
+        data = self.media_of(request, answer)
         request_id = answer.headers.get("x-request-id")
         payload = {"request_id": request_id} if request_id else {}
-        outputs = (_output(answer.content, str(body.get("response_format", "mp3"))),)
+        outputs = (_output(data, str(body.get("response_format", "mp3"))),)
         return Submission(
             result=Result(
                 outputs=outputs,

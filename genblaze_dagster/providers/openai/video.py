@@ -17,6 +17,7 @@ list of videos is complete at once.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -158,7 +159,6 @@ class SoraProvider(CallbackReader, OpenAIProvider):
         video = self.remembered(job_id) or await self.retrieve_video(job_id)
         if video.get("status") != "completed":
             raise self.no_output(request, f"the video {job_id} is not complete")
-        expires_at = video.get("expires_at")
         output = Output(
             url=f"{self.api.base_url}/videos/{job_id}/content",
             headers={
@@ -167,7 +167,7 @@ class SoraProvider(CallbackReader, OpenAIProvider):
                 **_BINARY,
             },
             media_type="video/mp4",
-            expires_at=datetime.fromtimestamp(expires_at, UTC) if expires_at else None,
+            expires_at=_moment(video.get("expires_at")),
         )
         kept = (*_KEPT_FACTS, "request_id")
         facts = {name: video[name] for name in kept if video.get(name) is not None}
@@ -276,9 +276,16 @@ class SoraProvider(CallbackReader, OpenAIProvider):
     async def _form(
         self, request: GenerationRequest, fields: Mapping[str, Any], file_name: str
     ) -> dict[str, Any]:
-        parts: list[FilePart | TextPart] = [
-            (name, (None, str(value))) for name, value in fields.items()
-        ]
+        parts: list[FilePart | TextPart] = []
+        for name, value in fields.items():
+            if not isinstance(value, str | int | float):
+                raise self.refusal(
+                    name,
+                    f"{name} is a {type(value).__name__}; a form takes text, numbers and booleans",
+                    request,
+                )
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            parts.append((name, (None, text)))
         parts += [await inputs.file_part(self.name, file_name, item) for item in request.inputs[:1]]
         return {"files": parts}
 
@@ -305,6 +312,15 @@ def _failure(video: Mapping[str, Any]) -> Refusal:
         return refusal
     kind = ProviderUnavailableError if refusal.code in _SERVER_CODES else ModelError
     return Refusal(refusal.text, code=refusal.code, kind=kind)
+
+
+def _moment(seconds: object) -> datetime | None:
+    """Return a time in Unix seconds, None where there is none that can be read."""
+    if not isinstance(seconds, int | float):
+        return None
+    with suppress(ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(seconds, UTC)
+    return None
 
 
 def _asked_wait(headers: Mapping[str, str]) -> float | None:

@@ -4,7 +4,7 @@ import re
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from genblaze_dagster.errors import (
     ContentPolicyError,
@@ -47,7 +47,7 @@ def read_error(status: int, body: Any) -> Refusal:
         return Refusal()
     fields = cast(dict[str, Any], body)
     detail = fields.get("detail")
-    text = detail if isinstance(detail, str) else fields.get("title")
+    text = next((t for t in (detail, fields.get("title")) if isinstance(t, str)), None)
     resets = _RESETS_IN.search(text or "") if status == 429 else None
     kind = ModelError if status == 404 else None
     return Refusal(text, kind=kind, retry_after=float(resets[1]) if resets else None)
@@ -68,14 +68,27 @@ def failure_of(prediction: Mapping[str, Any]) -> Refusal:
 def outputs_of(output: object, *, as_text: bool, token: str) -> tuple[Output, ...]:
     """Return the files in whatever a model put out, depth first; with `as_text` its text.
 
-    The token goes along to Replicate's own file hosts.
+    The token goes along to Replicate's own file hosts. A text in pieces may name addresses: only
+    where every piece is one are they files.
     """
     leaves = list(_leaves(output))
     files = tuple(found for leaf in leaves if (found := _file(leaf, token)) is not None)
-    if files or not as_text:
+    is_text = as_text and not isinstance(output, dict) and len(files) < len(leaves)
+    if not as_text or (files and not is_text):
         return files
     text = "".join(leaves)
     return (Output(data=text.encode(), media_type="text/plain"),) if text else ()
+
+
+def told_of(output: object) -> dict[str, Any]:
+    """Return the texts and numbers that stand beside the files of an object."""
+    members = cast(dict[str, object], output).items() if isinstance(output, dict) else ()
+    return {
+        name: value
+        for name, value in members
+        if isinstance(value, int | float)
+        or (isinstance(value, str) and not value.startswith(("https://", "http://", "data:")))
+    }
 
 
 def _leaves(value: object, depth: int = 0) -> Iterator[str]:
@@ -92,11 +105,23 @@ def _leaves(value: object, depth: int = 0) -> Iterator[str]:
 
 
 def _file(leaf: str, token: str) -> Output | None:
-    if leaf.startswith("data:") and ";base64," in leaf:
-        head, _, encoded = leaf.partition(";base64,")
-        return Output(data=b64decode(encoded), media_type=head.removeprefix("data:") or None)
-    if not leaf.startswith("https://"):
+    if leaf.startswith("data:") and "," in leaf:
+        return _of_data_uri(leaf)
+    parts = urlsplit(leaf) if leaf.startswith("https://") else None
+    if parts is None or not parts.hostname or any(sign.isspace() for sign in leaf):
         return None
-    host = urlsplit(leaf).hostname or ""
-    is_ours = host == _FILE_HOST or host.endswith(f".{_FILE_HOST}")
+    is_ours = parts.hostname == _FILE_HOST or parts.hostname.endswith(f".{_FILE_HOST}")
     return Output(url=leaf, headers={"authorization": f"Bearer {token}"} if is_ours else {})
+
+
+def _of_data_uri(uri: str) -> Output | None:
+    """Return the file that stands in a data URI, None when it cannot be read."""
+    head, _, encoded = uri.removeprefix("data:").partition(",")
+    media_type, *settings = head.split(";")
+    try:
+        data = (
+            b64decode(encoded, validate=True) if "base64" in settings else unquote_to_bytes(encoded)
+        )
+    except ValueError:
+        return None
+    return Output(data=data, media_type=media_type or None) if data else None

@@ -20,10 +20,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 from genblaze_dagster.core.enums import Modality
-from genblaze_dagster.errors import AuthError, ConfigError, ModelError, QuotaError
+from genblaze_dagster.errors import AuthError, ConfigError, ModelError, OutputError, QuotaError
 from genblaze_dagster.net.webhooks import signing_key
 from genblaze_dagster.providers.protocol import (
     GenerationRequest,
@@ -39,6 +39,7 @@ from genblaze_dagster.providers.replicate.predictions import (
     failure_of,
     outputs_of,
     read_error,
+    told_of,
 )
 from genblaze_dagster.providers.replicate.pricing import FAMILIES
 from genblaze_dagster.providers.validation import ValidationResult, ValidationSource
@@ -128,12 +129,17 @@ class ReplicateProvider(CalledBackProvider):
         self._secrets = FetchedKeys(self._fetch_secret)
 
     def check(self, request: GenerationRequest, payload: Mapping[str, Any]) -> None:
-        """Refuse what is no reference to a model."""
+        """Refuse what is no reference to a model, and an input beside a parameter of its field."""
         if not (_REFERENCE.fullmatch(request.model) or _VERSION.fullmatch(request.model)):
             raise self.unknown_model(
                 request,
                 "the model is no owner/name, owner/name:version or version of 64 hex digits",
             )
+        for field in map(self._field_of, request.inputs):
+            if field in payload:
+                raise self.refusal(
+                    field, f"{field} is given both as a parameter and as an input", request
+                )
 
     def outputs_of(self, payload: Mapping[str, Any]) -> int:
         """Return how many outputs a payload asks for; one where it does not say."""
@@ -200,7 +206,8 @@ class ReplicateProvider(CalledBackProvider):
             replace(output, expires_at=expires) if output.url else output for output in found
         )
         version = prediction.get("version")
-        payload = _facts(prediction)
+        is_text = found[0].media_type == "text/plain"
+        payload = _facts(prediction, {} if is_text else told_of(prediction.get("output")))
         return Result(
             outputs=outputs,
             cost_usd=self.cost(request, outputs, payload),
@@ -251,10 +258,18 @@ class ReplicateProvider(CalledBackProvider):
         return ValidationResult.ok_authoritative(ValidationSource.DISCOVERY)
 
     async def upload(self, item: InputMedia) -> str:
-        """Upload an input and return its URL, which lives 24 hours."""
+        """Upload an input and return its URL, which lives 24 hours.
+
+        Raises:
+            OutputError: the answer holds none.
+        """
         part = await inputs.file_part(self.name, "content", item)
         stored = await self.api.document("POST", "/files", files=[part], seconds=600.0)
-        return stored["urls"]["get"]
+        urls = stored.get("urls")
+        url = cast(dict[str, Any], urls).get("get") if isinstance(urls, dict) else None
+        if not isinstance(url, str):
+            raise OutputError(f"{self.name}: the upload gave no URL; try again", provider=self.name)
+        return url
 
     async def _prediction(self, job_id: str, request: GenerationRequest) -> dict[str, Any]:
         return await self.api.document("GET", f"/predictions/{job_id}", request_of=request)
@@ -278,18 +293,21 @@ class ReplicateProvider(CalledBackProvider):
     async def _media(self, request: GenerationRequest) -> dict[str, Any]:
         found: dict[str, list[str]] = {}
         for item in request.inputs:
-            kind = item.asset.media_type.partition("/")[0]
-            named = item.asset.metadata.get("field")
-            if not isinstance(named, str) and kind not in _KINDS:
-                raise self.refusal(
-                    "inputs",
-                    f"an input of type {item.asset.media_type} has no usual field; name it in its "
-                    "metadata's field",
-                    request,
-                )
-            field = named if isinstance(named, str) else kind
-            found.setdefault(field, []).append(await self._uri(item))
+            found.setdefault(self._field_of(item), []).append(await self._uri(item))
         return {name: urls[0] if len(urls) == 1 else urls for name, urls in found.items()}
+
+    def _field_of(self, item: InputMedia) -> str:
+        kind = item.asset.media_type.partition("/")[0]
+        named = item.asset.metadata.get("field")
+        if isinstance(named, str):
+            return named
+        if kind not in _KINDS:
+            raise self.refusal(
+                "inputs",
+                f"an input of type {item.asset.media_type} has no usual field; name it in its "
+                "metadata's field",
+            )
+        return kind
 
     async def _uri(self, item: InputMedia) -> str:
         url = item.public_url()
@@ -301,6 +319,7 @@ class ReplicateProvider(CalledBackProvider):
         return await self.upload(item)
 
 
-def _facts(prediction: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(prediction: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
     metrics = prediction.get("metrics")
-    return {"metrics": metrics} if isinstance(metrics, dict) else {}
+    facts: dict[str, Any] = {"metrics": metrics} if isinstance(metrics, dict) else {}
+    return {**facts, "output": dict(told)} if told else facts

@@ -5,13 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from genblaze_dagster.core.enums import Modality
-from genblaze_dagster.errors import InvalidRequestError
 from genblaze_dagster.providers.model_spec import ModelFamily, ModelSpec
-from genblaze_dagster.providers.param_schemas import EnumSchema, FloatSchema, IntSchema
+from genblaze_dagster.providers.param_schemas import EnumSchema, FloatSchema, IntSchema, refuse
 from genblaze_dagster.providers.price_units import CREDITS
 from genblaze_dagster.providers.runway.pricing import PRICE, credits_of
 
-# The six shapes of the Gen models; text-to-video of gen4.5 takes the first two only.
 _GEN_RATIOS = {
     "16:9": "1280:720",
     "9:16": "720:1280",
@@ -20,6 +18,10 @@ _GEN_RATIOS = {
     "3:4": "832:1104",
     "21:9": "1584:672",
 }
+"""The six shapes of the Gen models."""
+GEN_TEXT_RATIOS = ("1280:720", "720:1280")
+"""Those of them that gen4.5 makes from text alone."""
+
 _VEO_RATIOS = {
     ("16:9", "720p"): "1280:720",
     ("9:16", "720p"): "720:1280",
@@ -39,17 +41,20 @@ _ALIASES = {
 def _ratio(params: dict[str, Any], table: Mapping[Any, str], *, tiered: bool = False) -> None:
     """Replace `aspect_ratio`, and `resolution` of tiered tables, by the pixels Runway wants."""
     ratio = params.pop("aspect_ratio", None)
-    tier = params.pop("resolution", "720p") if tiered else None
-    if ratio is None or "ratio" in params:
+    tier = params.pop("resolution", None) if tiered else None
+    if ratio is None and tier is None:
         return
-    native = table.get((ratio, tier) if tiered else ratio)
+    if "ratio" in params:
+        refuse("ratio", "give either ratio, or the standard parameters it stands for")
+    if ratio is None:
+        refuse("resolution", "it leaves the shape open; give aspect_ratio too, or ratio")
+    native = table.get((ratio, tier or "720p") if tiered else ratio)
     if native is None:
         shapes = sorted({key[0] if tiered else key for key in table})
-        raise InvalidRequestError(
-            f"aspect_ratio: this shape is not one of the model's; expected one of "
-            f"{', '.join(shapes)}" + (" at 720p or 1080p" if tiered else ""),
-            param="aspect_ratio",
-            sent=False,
+        refuse(
+            "aspect_ratio",
+            f"this shape is not one of the model's; expected one of {', '.join(shapes)}"
+            + (" at 720p or 1080p" if tiered else ""),
         )
     params["ratio"] = native
 

@@ -11,9 +11,11 @@ Cancelling a finished task deletes its outputs. `THROTTLED` means that the accou
 used up. Bounds of gen4_turbo's duration and the wording of some errors are unverified.
 """
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 from genblaze_dagster.core.enums import Modality
 from genblaze_dagster.errors import (
@@ -21,6 +23,7 @@ from genblaze_dagster.errors import (
     ContentPolicyError,
     InvalidRequestError,
     ModelError,
+    OutputError,
     ProviderUnavailableError,
     QuotaError,
 )
@@ -34,7 +37,7 @@ from genblaze_dagster.providers.protocol import (
     Result,
     Submission,
 )
-from genblaze_dagster.providers.runway.models import FAMILIES
+from genblaze_dagster.providers.runway.models import FAMILIES, GEN_TEXT_RATIOS
 from genblaze_dagster.providers.validation import DiscoverySupport
 from genblaze_dagster.providers.vendor import inputs
 from genblaze_dagster.providers.vendor.api import Vendor
@@ -49,6 +52,11 @@ POLL_SECONDS = 5.0
 _MEBIBYTE = 1024 * 1024
 _MAX_DATA_BYTES = {"image": 3 * _MEBIBYTE, "video": 11 * _MEBIBYTE, "audio": 11 * _MEBIBYTE}
 _MAX_UPLOAD_BYTES = 200 * _MEBIBYTE
+# What Runway fetches; beyond it an input is uploaded although it has a URL.
+_MAX_FETCHED_BYTES = {"image": 16_000_000, "video": 32_000_000, "audio": 32_000_000}
+_MAX_URL_CHARS = 2048
+_MAX_PROMPT_UNITS = 1000
+_OVER = ("SUCCEEDED", "FAILED", "CANCELLED")
 
 
 def _read_error(status: int, body: Any) -> Refusal:
@@ -68,6 +76,8 @@ _FAILURES: tuple[tuple[str, type[Any], bool], ...] = (
     ("INTERNAL", ProviderUnavailableError, True),
     ("THIRD_PARTY", ProviderUnavailableError, True),
 )
+# Models of the `_to_video` endpoints that have no video_to_video.
+_IMAGES_ONLY = re.compile(r"(gen4(_turbo|\.5)|veo3\.1(_fast)?)$")
 _STATES = {
     "PENDING": JobState.QUEUED,
     "THROTTLED": JobState.QUEUED,
@@ -80,10 +90,10 @@ class RunwayProvider(VendorProvider):
     """Runway's models and those it offers of others.
 
     Parameters are Runway's own (`ratio`, `duration`, ...) or the standard `aspect_ratio`,
-    `resolution`, `duration`, `negative_prompt`, `n`, `output_format`, `voice`. Image inputs become
+    `resolution`, `duration`, `negative_prompt`, `n`, `output_format`, `voice`. An image input becomes
     the first frame, one of `role: last_frame` the last, those of `role: reference` references (their
-    metadata `tag` names them in the prompt). Inputs go as URLs where the store has one, small ones
-    as data URIs, larger ones are uploaded.
+    metadata `tag` names them in the prompt). Inputs go as URLs where the store has one that Runway
+    can fetch, small ones as data URIs, larger ones are uploaded.
     """
 
     name = "runway"
@@ -116,13 +126,67 @@ class RunwayProvider(VendorProvider):
         """Refuse what the endpoint would refuse; see `validate`."""
         endpoint = endpoint_of(request)
         inputs.check_inputs(self.name, request.inputs, at_most=16, max_bytes=_MAX_UPLOAD_BYTES)
+        self._check_media(request, endpoint, payload)
+        prompt = payload.get("promptText")
         needs_prompt = endpoint.startswith("text_to_") or endpoint == "sound_effect"
-        if needs_prompt and not payload.get("promptText"):
+        if needs_prompt and not prompt:
             raise self.refusal("prompt", f"{request.model} needs a prompt; it is empty", request)
         if request.model == "gen4_turbo" and endpoint != "image_to_video":
             raise self.refusal("inputs", "gen4_turbo makes video from an image; give one", request)
-        if request.model == "gen4.5" and "duration" not in payload:
+        if request.model == "gen4.5":
+            self._check_gen45(request, endpoint, payload)
+
+    def _check_gen45(
+        self, request: GenerationRequest, endpoint: str, payload: Mapping[str, Any]
+    ) -> None:
+        if "duration" not in payload:
             raise self.refusal("duration", "gen4.5 needs a duration of 2 to 10 seconds", request)
+        if endpoint == "text_to_video" and payload.get("ratio", "1280:720") not in GEN_TEXT_RATIOS:
+            raise self.refusal(
+                "aspect_ratio" if "aspect_ratio" in request.params else "ratio",
+                f"gen4.5 makes {' and '.join(GEN_TEXT_RATIOS)} (16:9 and 9:16) from text; for "
+                "another shape give an image",
+                request,
+            )
+        units = len(str(payload.get("promptText", "")).encode("utf-16-le", "surrogatepass")) // 2
+        if units > _MAX_PROMPT_UNITS:
+            raise self.refusal(
+                "prompt",
+                f"has {units} UTF-16 units; gen4.5 takes at most {_MAX_PROMPT_UNITS}",
+                request,
+            )
+
+    def _check_media(
+        self, request: GenerationRequest, endpoint: str, payload: Mapping[str, Any]
+    ) -> None:
+        """Refuse an input without a field, one too many for its field, and fields without one."""
+        slots = _slots(request, endpoint)
+        for item in request.inputs:
+            if not any(item in (*slot.items, *slot.ends) for slot in slots):
+                role = inputs.role_of(item)
+                raise self.refusal(
+                    "inputs",
+                    f"an input of type {item.asset.media_type}"
+                    f"{'' if role is None else f' and role {role!r}'} has no place in {endpoint} "
+                    f"of {request.model}",
+                    request,
+                )
+        for slot in slots:
+            if (slot.items or slot.ends) and slot.field in payload:
+                raise self.refusal(
+                    slot.field,
+                    f"{slot.field} is given both as a parameter and as an input",
+                    request,
+                )
+            for items in (slot.items, slot.ends):
+                inputs.check_inputs(self.name, items, at_most=slot.most, what=slot.what)
+            if slot.is_required and not slot.items and slot.field not in payload:
+                raise self.refusal("inputs", f"{request.model} needs {slot.what}", request)
+
+    def outputs_of(self, payload: Mapping[str, Any]) -> int:
+        """Return how many outputs a payload asks for; one where it does not say."""
+        wanted = payload.get("outputCount")
+        return wanted if isinstance(wanted, int) else 1
 
     async def submit(self, request: GenerationRequest) -> Submission:
         """Start a task.
@@ -163,10 +227,12 @@ class RunwayProvider(VendorProvider):
     async def fetch_output(self, job_id: str, request: GenerationRequest) -> Result:
         """Return the outputs of a succeeded task."""
         task = self.remembered(job_id) or await self._task(job_id, request)
-        urls = task.get("output")
-        if not isinstance(urls, list) or not urls:
+        listed, cost = task.get("output"), task.get("cost")
+        found = cast(list[object], listed) if isinstance(listed, list) else []
+        urls = [url for url in found if isinstance(url, str)]
+        if not urls:
             raise self.no_output(request, "the task holds no output")
-        credits = (task.get("cost") or {}).get("credits")
+        credits = cast(dict[str, Any], cost).get("credits") if isinstance(cost, dict) else None
         payload = {} if credits is None else {"credits": credits}
         expires = self.clock() + OUTPUT_LIFETIME
         outputs = tuple(Output(url=url, expires_at=expires) for url in urls)
@@ -177,7 +243,10 @@ class RunwayProvider(VendorProvider):
         )
 
     async def cancel(self, job_id: str) -> bool:
-        """Stop a running task. Never called on a finished one: that would delete its outputs."""
+        """Stop a running task; False when it is over, for a delete would take its outputs away."""
+        task = await self.api.document("GET", f"/v1/tasks/{job_id}")
+        if task.get("status") in _OVER:
+            return task["status"] == "CANCELLED"
         await self.api.call("DELETE", f"/v1/tasks/{job_id}")
         return True
 
@@ -185,52 +254,53 @@ class RunwayProvider(VendorProvider):
         """Return the models of the account's tier, the nearest thing to a list."""
         found = await self.api.document("GET", "/v1/organization")
         models = (found.get("tier") or {}).get("models") or {}
-        return sorted(models)
+        return sorted(map(str, models))
 
     async def upload(self, item: InputMedia) -> str:
-        """Upload an input and return its `runway://` URI, which lives 24 hours."""
+        """Upload an input and return its `runway://` URI, which lives 24 hours.
+
+        Raises:
+            OutputError: Runway named no place for it.
+        """
         name = inputs.file_name(item)
         slot = await self.api.document(
             "POST", "/v1/uploads", json={"filename": name, "type": "ephemeral"}
         )
+        url, uri, form = (slot.get(member) for member in ("uploadUrl", "runwayUri", "fields"))
+        if not isinstance(url, str) or not isinstance(uri, str) or not isinstance(form, dict):
+            raise OutputError(
+                f"{self.name}: the answer names no place for an upload; try again",
+                provider=self.name,
+            )
         fields: list[FilePart | TextPart] = [
-            (field, (None, str(value))) for field, value in slot["fields"].items()
+            (field, (None, str(value))) for field, value in cast(dict[str, Any], form).items()
         ]
         await self.api.call(
             "POST",
-            slot["uploadUrl"],
+            url,
             files=[*fields, await inputs.file_part(self.name, "file", item)],
             headers={"accept": "*/*"},
             with_key=False,
         )
-        return slot["runwayUri"]
+        return uri
 
     async def _task(self, job_id: str, request: GenerationRequest) -> dict[str, Any]:
         return await self.api.document("GET", f"/v1/tasks/{job_id}", request_of=request)
 
     async def _media(self, request: GenerationRequest, endpoint: str) -> dict[str, Any]:
         """Return the fields of a request that hold its inputs."""
-        images = inputs.of_kind(request, "image")
-        references = inputs.with_role(images, "reference")
-        last = inputs.with_role(images, "last_frame")
-        first = inputs.with_role(images, None)
         media: dict[str, Any] = {}
-        if endpoint == "text_to_image":
-            references, first = (*references, *first), ()
-        if references:
-            media["referenceImages"] = [await self._reference(item) for item in references]
-        if endpoint == "image_upscale" and first:
-            media["imageUri"] = await self._uri(first[0])
-        elif last:
-            frames = [*((item, "first") for item in first[:1]), (last[0], "last")]
-            media["promptImage"] = [
-                {"uri": await self._uri(item), "position": where} for item, where in frames
-            ]
-        elif first:
-            media["promptImage"] = await self._uri(first[0])
-        for item in inputs.of_kind(request, "video")[:1]:
-            field = "promptVideo" if _takes_prompt_video(request.model) else "videoUri"
-            media[field] = await self._uri(item)
+        for slot in _slots(request, endpoint):
+            if slot.is_list and slot.items:
+                media[slot.field] = [await self._reference(item) for item in slot.items]
+            elif slot.ends:
+                media[slot.field] = [
+                    {"uri": await self._uri(item), "position": position}
+                    for position, items in (("first", slot.items), ("last", slot.ends))
+                    for item in items
+                ]
+            elif slot.items:
+                media[slot.field] = await self._uri(slot.items[0])
         return media
 
     async def _reference(self, item: InputMedia) -> dict[str, Any]:
@@ -238,11 +308,12 @@ class RunwayProvider(VendorProvider):
         return {"uri": await self._uri(item), **({"tag": tag} if isinstance(tag, str) else {})}
 
     async def _uri(self, item: InputMedia) -> str:
+        kind, size = item.asset.media_type.partition("/")[0], item.asset.size_bytes
         url = item.public_url()
-        if url is not None:
+        is_fetched = size is None or size <= _MAX_FETCHED_BYTES.get(kind, 0)
+        if url is not None and is_fetched and len(url) <= _MAX_URL_CHARS:
             return url
-        size = item.asset.size_bytes
-        most = _MAX_DATA_BYTES.get(item.asset.media_type.partition("/")[0], 0)
+        most = _MAX_DATA_BYTES.get(kind, 0)
         if size is not None and size <= most:
             return await inputs.data_uri(self.name, item, max_bytes=most)
         return await self.upload(item)
@@ -262,6 +333,56 @@ def endpoint_of(request: GenerationRequest) -> str:
     if has_video:
         return "video_to_video"
     return "image_to_video" if has_image else "text_to_video"
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """A field that takes inputs; of frames `items` is the first and `ends` the last one."""
+
+    field: str
+    what: str
+    items: Sequence[InputMedia]
+    ends: Sequence[InputMedia] = ()
+    most: int = 1
+    is_list: bool = False
+    is_required: bool = False
+
+
+def _slots(request: GenerationRequest, endpoint: str) -> Sequence[_Slot]:
+    """Return the fields an endpoint has for inputs, with those that go there."""
+    images, videos = inputs.of_kind(request, "image"), inputs.of_kind(request, "video")
+    plain = inputs.with_role(images, None)
+    references = inputs.with_role(images, "reference")
+    model = request.model
+    if endpoint == "text_to_image":
+        return (
+            _Slot(
+                "referenceImages",
+                "reference images",
+                (*references, *plain),
+                most=16,
+                is_list=True,
+                is_required=model == "gen4_image_turbo",
+            ),
+        )
+    if endpoint == "image_upscale":
+        return (_Slot("imageUri", "an image", plain, is_required=True),)
+    if endpoint == "video_upscale":
+        return (_Slot("videoUri", "a video", videos, is_required=True),)
+    if not endpoint.endswith("_to_video"):
+        return ()
+    first = (*plain, *inputs.with_role(images, "first_frame"))
+    last = inputs.with_role(images, "last_frame")
+    slots = (
+        _Slot("promptImage", "images of that role", first, last),
+        _Slot("referenceImages", "reference images", references, most=16, is_list=True),
+    )
+    if _IMAGES_ONLY.match(model):
+        return slots
+    return (
+        *slots,
+        _Slot("promptVideo" if _takes_prompt_video(model) else "videoUri", "videos", videos),
+    )
 
 
 def _takes_prompt_video(model: str) -> bool:

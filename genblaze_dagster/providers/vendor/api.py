@@ -131,11 +131,11 @@ class Api:
         """
         variable = self.vendor.base_url_variable
         url = self._given_base_url or (os.environ.get(variable) if variable else None)
-        url = (url or self.vendor.base_url).rstrip("/")
-        if not url.startswith(("https://", "http://")) or "?" in url or "@" in url:
+        url = (url or self.vendor.base_url).strip().rstrip("/")
+        if not url.startswith(("https://", "http://")) or any(sign in url for sign in "?#@"):
             raise InvalidRequestError(
                 f"{self.vendor.name}: base URL {strip_url(url)} must be http(s)://host/path "
-                f"without user, password or query; check base_url{f' and {variable}' if variable else ''}",
+                f"without user, password, query or fragment; check base_url{f' and {variable}' if variable else ''}",
                 provider=self.vendor.name,
                 param="base_url",
                 sent=False,

@@ -158,10 +158,12 @@ def _error(
     **details: Any,
 ) -> ProviderError:
     model = request.model if request is not None else None
-    text = quoted(refusal.text or "no explanation", request, key=key)
+    # As texts, whatever a vendor put there: an odd answer must not hide what it refuses.
+    text = quoted(str(refusal.text or "no explanation"), request, key=key)
+    code = None if refusal.code is None else str(refusal.code)
     facts = (
         f"HTTP {http_status}" if http_status else None,
-        refusal.code,
+        code,
         details.get("request_id"),
     )
     known = ", ".join(fact for fact in facts if fact)
@@ -172,7 +174,7 @@ def _error(
         provider=vendor,
         model=model,
         http_status=http_status,
-        vendor_code=refusal.code,
+        vendor_code=code,
         param=refusal.param,
         **details,
     )
@@ -196,7 +198,8 @@ def first_problem(detail: object) -> Refusal | None:
     if not isinstance(detail, list) or not detail or not isinstance(detail[0], dict):
         return None
     first = cast(dict[str, Any], detail[0])
-    where = ".".join(map(str, first.get("loc") or ()))
+    place = first.get("loc")
+    where = ".".join(map(str, cast(list[object], place) if isinstance(place, list) else ()))
     return Refusal(f"{where}: {first.get('msg')}", code=first.get("type"), param=where or None)
 
 

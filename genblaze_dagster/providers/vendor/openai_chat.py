@@ -81,16 +81,25 @@ class OpenAIChat:
             "stream": True,
             "stream_options": {"include_usage": True, **request.extra.get("stream_options", {})},
         }
-        pieces = _Pieces()
+        pieces, is_over = _Pieces(), False
         async with self.api.stream(
             "POST", _PATH, request_of=_named(request), json=body, seconds=request.timeout
         ) as chunks:
             async for data in event_data(chunks, provider=self.api.vendor.name):
                 if data.strip() == _END:
+                    is_over = True
                     break
                 text = pieces.add(self._chunk(data, request))
                 if text:
                     yield text
+        if pieces.is_unfinished and not is_over:
+            # Half an answer must not pass for a whole one.
+            raise OutputError(
+                f"{self.api.vendor.name} {request.model}: the stream broke off before its end; ask "
+                "again",
+                provider=self.api.vendor.name,
+                model=request.model,
+            )
         yield self._response(request, pieces.answer(request.model))
 
     def body(self, request: ChatRequest) -> dict[str, Any]:
@@ -121,18 +130,22 @@ class OpenAIChat:
                 model=request.model,
             )
         chunk = cast(dict[str, Any], chunk)
-        if chunk.get("error"):
-            refusal = self.api.vendor.rules.read(500, chunk)
+        self._check_error(chunk, request)
+        return chunk
+
+    def _check_error(self, body: Mapping[str, Any], request: ChatRequest) -> None:
+        """Raise the error that stands in an answer or an event in spite of HTTP 200."""
+        if body.get("error"):
             raise job_error(
                 self.api.vendor.name,
-                refusal,
+                self.api.vendor.rules.read(500, body),
                 _named(request),
                 key=self.api.key,
                 otherwise=ProviderError,
             )
-        return chunk
 
     def _response(self, request: ChatRequest, body: Mapping[str, Any]) -> ChatResponse:
+        self._check_error(body, request)
         choices = body.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices else None
         if not isinstance(choice, dict):
@@ -142,7 +155,7 @@ class OpenAIChat:
                 model=request.model,
             )
         choice = cast(dict[str, Any], choice)
-        message: dict[str, Any] = choice.get("message") or {}
+        message = _object(choice.get("message"))
         reason = choice.get("finish_reason")
         refused = message.get("refusal")
         if reason == "content_filter" or (refused and not message.get("content")):
@@ -153,15 +166,15 @@ class OpenAIChat:
                 model=request.model,
                 vendor_code="refusal" if refused else "content_filter",
             )
-        usage: dict[str, Any] = body.get("usage") or {}
+        usage = _object(body.get("usage"))
         tokens_in, tokens_out = usage.get("prompt_tokens"), usage.get("completion_tokens")
         response = ChatResponse(
-            text=message.get("content") or "",
+            text=_text(message.get("content")),
             model=body.get("model") or request.model,
             finish_reason=reason,
             tokens_in=tokens_in,
             tokens_out=tokens_out,
-            tokens_cached=(usage.get("prompt_tokens_details") or {}).get("cached_tokens"),
+            tokens_cached=_object(usage.get("prompt_tokens_details")).get("cached_tokens"),
             tool_calls=_tool_calls(message),
             reasoning=message.get("reasoning_content"),
             raw=body,
@@ -189,18 +202,24 @@ class _Pieces:
         """Take a chunk and return its text."""
         self._first = self._first or chunk
         self._usage = chunk.get("usage") or self._usage
-        choices = chunk.get("choices") or []
-        if not choices:
+        choices = chunk.get("choices")
+        if not isinstance(choices, list) or not choices:
             return ""
-        delta: dict[str, Any] = choices[0].get("delta") or {}
-        self._reason = choices[0].get("finish_reason") or self._reason
-        text = delta.get("content") or ""
+        choice = _object(cast(list[object], choices)[0])
+        delta = _object(choice.get("delta"))
+        self._reason = choice.get("finish_reason") or self._reason
+        text = _text(delta.get("content"))
         self._text.append(text)
         self._reasoning.append(delta.get("reasoning_content") or "")
         self._refusal.append(delta.get("refusal") or "")
         for piece in delta.get("tool_calls") or ():
             self._add_call(piece)
         return text
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether an answer has begun, and nothing has told why it ended."""
+        return bool(self._first) and self._reason is None
 
     def _add_call(self, piece: dict[str, Any]) -> None:
         call = self._calls.setdefault(
@@ -226,6 +245,17 @@ class _Pieces:
             "choices": [{"index": 0, "message": message, "finish_reason": self._reason}],
             "usage": self._usage,
         }
+
+
+def _object(value: object) -> dict[str, Any]:
+    return cast(dict[str, Any], value) if isinstance(value, dict) else {}
+
+
+def _text(content: object) -> str:
+    """Return the text of a message; some vendors give it in parts."""
+    if isinstance(content, list):
+        return "".join(_text(_object(part).get("text")) for part in cast(list[object], content))
+    return content if isinstance(content, str) else ""
 
 
 def _turn(turn: ChatMessage | Mapping[str, Any]) -> dict[str, Any]:

@@ -15,11 +15,13 @@ from genblaze_dagster.errors import (
     ModelError,
     OutputError,
     ProviderError,
+    ProviderUnavailableError,
 )
-from genblaze_dagster.net.client import HttpClient
+from genblaze_dagster.net.client import HttpAnswer, HttpClient
 from genblaze_dagster.net.redact import redact
 from genblaze_dagster.providers import pricing
 from genblaze_dagster.providers.catalogue import names_of
+from genblaze_dagster.providers.model_spec import FALLBACK_SPEC, ModelSpec
 from genblaze_dagster.providers.models import ModelFamily, ModelRegistry
 from genblaze_dagster.providers.price_list import PriceList
 from genblaze_dagster.providers.protocol import (
@@ -75,6 +77,8 @@ class VendorProvider:
     vendor: ClassVar[Vendor]
     traits: ClassVar[Traits]
     families: ClassVar[Sequence[ModelFamily]] = ()
+    others: ClassVar[ModelSpec] = FALLBACK_SPEC
+    """How models no family knows get their parameters: under the API's names, with any value."""
     discovery_support: ClassVar[DiscoverySupport] = DiscoverySupport.NONE
 
     def __init__(
@@ -95,7 +99,9 @@ class VendorProvider:
             headers=self.own_headers(),
             client=client,
         )
-        known = models or ModelRegistry(provider_families=self.families, strict_params=True)
+        known = models or ModelRegistry(
+            self.others, provider_families=self.families, strict_params=True
+        )
         self.models = self._with_prices(known, PriceList.effective(prices))
         self.rate_limit = rate_limit
         self.clock = clock
@@ -235,6 +241,10 @@ class VendorProvider:
                 found = DiscoveryResult.ok(await self.list_models())
             except GenblazeError as exc:
                 return DiscoveryResult.failed(redact(str(exc), max_chars=200))
+            except (AttributeError, LookupError, TypeError, ValueError) as exc:
+                # The vendor's answer is no list as its module reads one.
+                detail = f"{self.name}: the list of models cannot be read ({type(exc).__name__})"
+                return DiscoveryResult.failed(detail)
             self._discovered = found
         return self._discovered
 
@@ -277,6 +287,29 @@ class VendorProvider:
             f"{self.name} {request.model}: {fact}; it may have been billed",
             provider=self.name,
             model=request.model,
+        )
+
+    def media_of(
+        self, request: GenerationRequest, answer: HttpAnswer, *, is_kept: bool = False
+    ) -> bytes:
+        """Return the bytes of an answer that is the output itself.
+
+        Raises:
+            OutputError: it is empty, or words: an error in spite of its status, a proxy's page.
+            ProviderUnavailableError: the same of what the vendor keeps: asking again may give it.
+        """
+        told = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+        is_words = told.startswith("text/") or told.endswith("json")
+        if answer.content and not is_words:
+            return answer.content
+        fact = f"the answer is {told}, not media" if is_words else "the answer is empty"
+        if not is_kept:
+            raise self.no_output(request, fact)
+        raise ProviderUnavailableError(
+            f"{self.name} {request.model}: {fact}",
+            provider=self.name,
+            model=request.model,
+            http_status=answer.status,
         )
 
     def job_started(
