@@ -281,11 +281,15 @@ class WantedPartitions:
         """Refuse keys that no asset has.
 
         Raises:
-            PartitionKeyError: names the first of them.
+            PartitionKeyError: names the first of them, or the range.
         """
-        named = list(self.range or self.keys or ())
         known = {key for keys in wanted for key in keys}
-        missing = [key for key in named if key not in known]
+        if self.range is not None and not known.issuperset(self.range):
+            raise PartitionKeyError(
+                f"no selected asset has partitions from {self.range[0]!r} to {self.range[1]!r}; look "
+                "at the keys and their order in the UI, or select another asset"
+            )
+        missing = [key for key in self.keys or () if key not in known]
         if missing:
             raise PartitionKeyError(
                 f"no selected asset has the partition {missing[0]!r}; look at the keys in the UI, or "

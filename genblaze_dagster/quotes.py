@@ -6,6 +6,7 @@ is submitted, claimed, written or downloaded. Prompt functions are called, as in
 """
 
 import asyncio
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
@@ -122,6 +123,8 @@ class _Plan:
         self._scope = scope
         self._selected: list[_Selected] = []
         self._places: dict[tuple[str, str], _Around] = {}
+        # One for each ledger, in whatever stores its media are.
+        self._allowances: dict[str, Allowance] = {}
         self._providers: dict[str, Provider] = {}
         self._made: dict[_Place, StepQuote] = {}
         self._inputs: dict[_Place, list[_Place]] = {}
@@ -147,7 +150,7 @@ class _Plan:
             await self._quote_asset(one)
         self._count()
         budgets = [
-            budget for around in self._places.values() for budget in around.allowance.budgets
+            budget for allowance in self._allowances.values() for budget in allowance.budgets
         ]
         return Quote(tuple(self._made.values()), tuple(budgets), tuple(self._notes))
 
@@ -258,9 +261,8 @@ class _Plan:
                 )
                 for on_ambiguous in OnAmbiguous
             }
-            self._places[place] = _Around(
-                manager.store, quoters, Allowance(existing), ledger.get_budgets()
-            )
+            allowance = self._allowances.setdefault(place[1], Allowance(existing))
+            self._places[place] = _Around(manager.store, quoters, allowance, ledger.get_budgets())
         return self._places[place]
 
     def _provider(self, step: BatchStep, batch: Generated) -> Provider:
@@ -306,7 +308,9 @@ class _Plan:
                     item, outlook=Outlook.IMPOSSIBLE, cost_usd=0.0, reason=told
                 )
                 return
-        refusal = allowance.refusal(item.intent, budgets, taken_usd=item.taken_usd)
+        refusal = allowance.refusal(
+            item.intent, budgets, taken_usd=item.taken_usd, is_priced_later=item.is_priced_later
+        )
         if refusal is not None:
             self._made[place] = replace(item, outlook=Outlook.REFUSED, reason=refusal)
 
@@ -332,14 +336,14 @@ def _resolved(
     selection: str | Sequence[str] | dg.AssetSelection, graph: Any
 ) -> AbstractSet[dg.AssetKey]:
     try:
-        if selection == "*":
-            # Spelt out, Dagster calls it beta.
-            selection = dg.AssetSelection.all()
-        elif isinstance(selection, str):
-            selection = dg.AssetSelection.from_string(selection)
-        elif not isinstance(selection, dg.AssetSelection):
-            selection = reduce(or_, map(dg.AssetSelection.from_string, selection))
-        return selection.resolve(graph)
+        with warnings.catch_warnings():
+            # Dagster calls beta what its own parser makes of `*` and `group:story`.
+            warnings.simplefilter("ignore", dg.BetaWarning)
+            if isinstance(selection, str):
+                selection = dg.AssetSelection.from_string(selection)
+            elif not isinstance(selection, dg.AssetSelection):
+                selection = reduce(or_, map(dg.AssetSelection.from_string, selection))
+            return selection.resolve(graph)
     except dg.DagsterError as exc:
         told = redact(str(exc), max_chars=_TOLD_CHARS)
         raise ConfigError(
@@ -350,9 +354,13 @@ def _resolved(
 
 def _existing(resource: LedgerResource) -> Ledger | None:
     """Return the ledger, None when its file does not exist; looking must not make one."""
+    # Before anything else looks at the URL: this refuses what no ledger can be.
+    ledger = resource.get_ledger()
     url = resource.url or default_ledger_url()
-    path = make_url(url).database if "://" in url else url
+    name = make_url(url).database if "://" in url else url
     is_file = "://" not in url or url.startswith("sqlite")
-    if is_file and path and path != ":memory:" and not Path(path).exists():
-        return None
-    return resource.get_ledger()
+    if is_file and name and name != ":memory:":
+        path = Path(name.removeprefix("file:"))
+        if not path.exists() or (path.is_file() and not path.stat().st_size):
+            return None
+    return ledger

@@ -103,6 +103,11 @@ def _distinct(rows: Sequence[LedgerRow]) -> list[LedgerRow]:
 
 
 def _cancelled(ledger: Ledger, row: LedgerRow, options: _Options, now: datetime) -> _Outcome:
+    asked, row = row, ledger.get(row.id)
+    if row.attempt != asked.attempt:
+        # Somebody was asked for long: this attempt's job is not the one that was meant.
+        again = f"attempt {row.attempt} began meanwhile; give the command again to cancel that one"
+        return _Outcome(row, "not asked", again)
     problem = _problem(row, options, now)
     if problem is not None:
         return _Outcome(row, "not asked", problem)
@@ -159,6 +164,9 @@ def _at_vendor(row: LedgerRow, options: _Options) -> tuple[str, bool]:
         return f"{row.provider} did not answer within {_ASK_SECONDS:g} s", False
     except GenblazeError as exc:
         return f"{row.provider} could not be asked: {redact(str(exc))}", False
+    except Exception as exc:
+        # An adapter of anybody's: what it raises is about this job, and others are cancelled too.
+        return f"{row.provider} could not be asked: {type(exc).__name__}", False
     if confirmed:
         return f"{row.provider} confirms that job {row.job_id} is stopped", True
     return f"{row.provider} does not confirm that job {row.job_id} is stopped", False

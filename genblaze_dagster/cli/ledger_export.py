@@ -92,6 +92,8 @@ def export(form: str, output: Path, ledger_url: str | None, as_json: bool) -> No
     genblaze-dagster ledger export -o costs.csv
     genblaze-dagster ledger export --format parquet -o costs.parquet
     """
+    if not output.name:
+        raise click.UsageError("-o is empty; give the file to write")
     with Records(ledger_url) as records:
         totals = records.totals(Wanted())
         with (

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 import click
 from rich.table import Table
@@ -19,6 +19,9 @@ from genblaze_dagster.cli.output import (
     stdout_console,
 )
 from genblaze_dagster.ledger.submission import LedgerRow, SubmissionState
+
+# What databases count to.
+_MOST_ROWS: Final = 2**63 - 1
 
 
 @click.command(name="list")
@@ -44,7 +47,7 @@ from genblaze_dagster.ledger.submission import LedgerRow, SubmissionState
 @click.option("--stuck", is_flag=True, help="Open, and nobody works on it.")
 @click.option(
     "--limit",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, _MOST_ROWS),
     default=50,
     show_default=True,
     metavar="N",

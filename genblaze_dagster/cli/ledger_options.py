@@ -13,6 +13,7 @@ from genblaze_dagster.errors import LedgerError
 
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _DURATION: Final = re.compile(r"(\d{1,9})([smhdw])")
+_LONGEST: Final = timedelta(days=100 * 366)
 
 ledger_option = click.option(
     "--ledger",
@@ -38,7 +39,11 @@ class Span(click.ParamType):
         found = _DURATION.fullmatch(str(value))
         if found is None:
             self.fail(f"{value!r} is no length of time; write 90s, 30m, 24h, 7d or 2w", param, ctx)
-        return timedelta(seconds=int(found[1]) * _SECONDS[found[2]])
+        seconds = int(found[1]) * _SECONDS[found[2]]
+        if seconds > _LONGEST.total_seconds():
+            # No calendar reaches so far from now in both directions.
+            self.fail(f"{value!r} is longer than 100 years; give a shorter time", param, ctx)
+        return timedelta(seconds=seconds)
 
 
 class Moment(click.ParamType):
@@ -56,11 +61,13 @@ class Moment(click.ParamType):
             if _DURATION.fullmatch(str(value)):
                 return datetime.now(UTC) - Span().convert(value, param, ctx)
             given = datetime.fromisoformat(str(value))
+            known = given if given.tzinfo is not None else given.replace(tzinfo=UTC)
+            # The first and the last hours of the calendar may be outside of it in UTC.
+            return known.astimezone(UTC)
         except (ValueError, OverflowError):
             self.fail(
                 f"{value!r} is no time; write 2026-05-06, 2026-05-06T07:08 or 24h", param, ctx
             )
-        return given if given.tzinfo is not None else given.replace(tzinfo=UTC)
 
 
 def confirm(question: str, *, yes: bool) -> None:

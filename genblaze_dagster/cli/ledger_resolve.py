@@ -90,7 +90,9 @@ def resolve(
         raise click.UsageError("give one of --job, --not-submitted and --paid-lost")
     if cost_usd is not None and not (paid_lost and math.isfinite(cost_usd)):
         raise click.UsageError("--cost is an amount in USD, and belongs to --paid-lost")
-    if job_id is not None and not job_id.strip():
+    # Copied with a space at its end it would be a job that the vendor does not have.
+    job_id = None if job_id is None else job_id.strip()
+    if job_id == "":
         raise click.UsageError("--job is empty; give the vendor's job id")
     with Records(ledger_url) as records:
         row, now = records.one(name), records.now()

@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 from rich.table import Table
+from rich.text import Text
 
-from genblaze_dagster.cli.output import json_option, print_json, stdout_console
+from genblaze_dagster.cli.output import json_option, print_json, printable, stdout_console
 from genblaze_dagster.providers.capabilities import Capability, capabilities
 from genblaze_dagster.providers.catalogue import BUILT_IN, VENDORS, names_of
 from genblaze_dagster.providers.price_list import PRICES_VARIABLE, PriceList
@@ -54,13 +55,15 @@ def _print_prices(found: list[Capability]) -> None:
     table = _table("provider", "model", "price")
     for one in found:
         for model, said in _prices(one):
-            table.add_row(one.name, model, said or "-")
+            # Patterns have brackets, which rich would take for its markup.
+            table.add_row(one.name, Text(printable(model)), Text(printable(said or "-")))
     console = stdout_console()
     console.print(table)
     known = {*VENDORS, *BUILT_IN}
     for price in PriceList.from_environment().prices:
         if price.vendor not in known:
-            console.print(f"{PRICES_VARIABLE}: {price.vendor!r} is no built-in vendor or provider")
+            told = f"{PRICES_VARIABLE}: {price.vendor!r} is no built-in vendor or provider"
+            console.print(Text(printable(told)))
 
 
 def _prices(one: Capability) -> Iterator[tuple[str, str | None]]:
@@ -71,9 +74,12 @@ def _prices(one: Capability) -> Iterator[tuple[str, str | None]]:
     models = provider.models.known()
     for model in models:
         yield model, words_of(provider.models.get(model).pricing, model)
+    further: dict[str, list[str]] = {}
     for price in _own_prices(one):
         if not any(price.fits(model) for model in models):
-            yield price.model, str(price)
+            further.setdefault(price.model, []).append(str(price))
+    for name, said in further.items():
+        yield name, "; ".join(said)
 
 
 def _own_prices(one: Capability) -> Iterator[Price]:

@@ -1,6 +1,5 @@
 """Budgets: how much may be spent on a run, an asset, a tenant, a day."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,6 +8,8 @@ from genblaze_dagster.errors import ConfigError
 from genblaze_dagster.ledger.submission import Intent
 
 _NANO = 1_000_000_000
+# More is no amount of money but a mistake.
+_MOST_USD = 1e12
 
 
 class BudgetScope(StrEnum):
@@ -83,10 +84,16 @@ class Budget:
                 f"budget match {self.match!r} cannot restrict a budget of scope {self.scope}; leave "
                 "it out, or use the scope asset, partition, tenant or provider"
             )
-        if self.match == "":
-            raise ConfigError(
-                f"budget match is empty; give {_MATCHING[self.scope]} or leave it out"
-            )
+        if self.match is not None:
+            _check_text(self.match, _MATCHING[self.scope])
+            # As pipelines do with tenants: with a space at its end it would be nobody's.
+            is_tenant = self.scope is BudgetScope.TENANT
+            match = self.match.strip() if is_tenant else self.match
+            object.__setattr__(self, "match", match)
+            if not match:
+                raise ConfigError(
+                    f"budget match is empty; give {_MATCHING[self.scope]} or leave it out"
+                )
 
     @property
     def label(self) -> str:
@@ -160,8 +167,11 @@ def spend_key(scope: BudgetScope, charged: Mapping[str, str | None]) -> SpendKey
 
 
 def nano(amount_usd: float) -> int:
-    """Return billionths of a dollar: ten times 0.1 is 1."""
-    return round(amount_usd * _NANO)
+    """Return billionths of a dollar: ten times 0.1 is 1.
+
+    What is more than any limit, such as a vendor's estimate that is no amount of money, is cut.
+    """
+    return round(min(amount_usd, 10 * _MOST_USD) * _NANO)
 
 
 def usd(amount_nano: int) -> float:
@@ -170,6 +180,11 @@ def usd(amount_nano: int) -> float:
 
 
 def _check_money(name: str, value: object) -> None:
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _MOST_USD:
         return
-    raise ConfigError(f"budget {name} is {value!r}; give a number of USD from 0 on")
+    raise ConfigError(f"budget {name} is {value!r}; give a number of USD from 0 to {_MOST_USD:.0f}")
+
+
+def _check_text(match: object, what: str) -> None:
+    if not isinstance(match, str):
+        raise ConfigError(f"budget match is {match!r}; give {what} as a text")

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -30,6 +31,8 @@ Work = Callable[[Connection, bool], T]
 _CONFLICTS = 5
 _CLOCK_SECONDS = 60.0
 _SCHEMA = "schema"
+# A URL with a slash too few: as a path it would make a ledger that no other process uses.
+_SLIPPED = re.compile(r"(sqlite|postgres(ql)?)(\+\w+)?:")
 
 # One statement for all keys; `unnest` yields them in the order given.
 _ADVISORY_LOCKS = text(
@@ -274,7 +277,7 @@ def _lock_number(key: str) -> int:
 
 
 def _parse(url: str | Path) -> URL:
-    if isinstance(url, Path) or "://" not in url:
+    if isinstance(url, Path) or not ("://" in url or _SLIPPED.match(url)):
         return URL.create("sqlite", database=str(Path(url).absolute()))
     try:
         return make_url(url)

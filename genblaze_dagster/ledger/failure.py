@@ -64,12 +64,14 @@ def check_decision(job_id: str | None, lost: bool, cost_usd: float | None) -> No
     """Refuse what says two things about one submission.
 
     Raises:
-        ConfigError: it does, or the cost is no amount of money.
+        ConfigError: it does, the job has no name, or the cost is no amount of money.
     """
     if job_id is not None and lost:
         raise ConfigError(
             f"job {job_id} was found and is lost; give job_id or lost, whichever is true"
         )
+    if job_id is not None and not job_id.strip():
+        raise ConfigError("job_id is empty; give the vendor's job id, or leave it out")
     if cost_usd is None:
         return
     if not lost:

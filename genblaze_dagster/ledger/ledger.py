@@ -9,7 +9,7 @@ from typing import Any
 import uuid_utils
 from sqlalchemy import Connection
 
-from genblaze_dagster.errors import LeaseHeldError, LedgerError
+from genblaze_dagster.errors import ConfigError, LeaseHeldError, LedgerError
 from genblaze_dagster.ledger import rates
 from genblaze_dagster.ledger.admission import Limits
 from genblaze_dagster.ledger.budgets import Budget
@@ -133,8 +133,15 @@ class Ledger(Callbacks):
             HeldError: an earlier submit got no answer and a person has to decide.
             BudgetExceededError: a budget has no room; nothing is reserved and nothing may be sent.
             AccountBusyError: the account has as many open jobs as it may have.
+            ConfigError: `concurrency` lets no job begin at all.
             LedgerError: the database cannot be used.
         """
+        if concurrency is not None and concurrency < 1:
+            # Who waits for a free account waits as long as it takes.
+            raise ConfigError(
+                f"concurrency of {intent.provider} is {concurrency}, which lets no job begin; give "
+                "at least 1, or None for any number"
+            )
         ids = Minted(new_run_id)
         now = self._clock()
         lease = timedelta(seconds=lease_seconds)

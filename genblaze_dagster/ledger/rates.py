@@ -6,6 +6,7 @@ again nor all start at once.
 """
 
 import logging
+import math
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -131,10 +132,10 @@ def _capped(until: datetime, account: str, now: datetime) -> datetime:
 
 def _rate(requests: float, limit: RateLimit) -> tuple[float, float]:
     """Return tokens per second and the most tokens the bucket holds."""
-    if requests <= 0 or limit.seconds <= 0:
+    if not (0 < requests < math.inf and 0 < limit.seconds < math.inf):
         raise ConfigError(
             f"rate limit of {requests} requests in {limit.seconds} seconds lets nothing leave; give "
-            "numbers above 0, or None for no limit"
+            "finite numbers above 0, or None for no limit"
         )
     return requests / limit.seconds, max(1.0, requests if limit.burst is None else limit.burst)
 

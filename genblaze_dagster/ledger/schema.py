@@ -224,14 +224,19 @@ def prepare(connection: Connection, migrations: Sequence[Migration] = MIGRATIONS
     Runs in the caller's transaction, which must hold the write lock.
 
     Raises:
-        LedgerError: the database was written by a newer release.
+        LedgerError: the database was written by a newer release, or by something else.
     """
     newest = len(migrations) + 1
     if not inspect(connection).has_table(schema_version.name):
         metadata.create_all(connection)
         connection.execute(insert(schema_version).values(version=newest))
         return
-    found = connection.execute(select(schema_version.c.version)).scalar_one()
+    found = connection.execute(select(schema_version.c.version)).scalar()
+    if found is None:
+        raise LedgerError(
+            "ledger has no schema version, so its tables are another program's, or not all of it was "
+            "copied; give another ledger"
+        )
     if found > newest:
         raise LedgerError(
             f"ledger has schema version {found} and this release knows up to {newest}; "

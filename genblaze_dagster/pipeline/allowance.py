@@ -42,6 +42,7 @@ class Allowance:
         budgets: Sequence[Budget],
         *,
         taken_usd: Mapping[SpendKey, float] | None = None,
+        is_priced_later: bool = False,
     ) -> str | None:
         """Reserve a request, or return why it would be refused; nothing is reserved then.
 
@@ -49,6 +50,7 @@ class Allowance:
             intent: the request.
             budgets: what it has to find room in.
             taken_usd: what of it is reserved already, by whose spending it is.
+            is_priced_later: its price is unknown now, and no reason for a refusal.
         """
         cost = intent.estimated_cost_usd
         if cost == 0:
@@ -60,7 +62,11 @@ class Allowance:
             if (key := budget.key(charged)) is not None
         ]
         if cost is None:
-            unpriced = [account for account, budget, _ in found if budget.unknown_cost is None]
+            unpriced = [
+                account
+                for account, budget, _ in found
+                if budget.unknown_cost is None and not is_priced_later
+            ]
             for account in unpriced:
                 account.unknown += 1
             if unpriced:

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from genblaze_dagster.errors import BudgetExceededError
-from genblaze_dagster.ledger.budgets import Budget, BudgetScope
+from genblaze_dagster.ledger.budgets import Budget, BudgetScope, nano, usd
 
 _SHARED = (BudgetScope.RUN, BudgetScope.TENANT, BudgetScope.PROVIDER, BudgetScope.DAY)
 
@@ -20,7 +20,15 @@ class Exhausted:
     """
 
     def __init__(self, budgets: Collection[Budget]) -> None:
-        self._shared = {each.label: each for each in budgets if each.scope in _SHARED}
+        scopes: dict[str, set[BudgetScope]] = {}
+        for each in budgets:
+            scopes.setdefault(each.label, set()).add(each.scope)
+        # Where budgets of several scopes have one name, a refusal does not tell which it was.
+        self._shared = {
+            label: scope
+            for label, (scope, *others) in scopes.items()
+            if scope in _SHARED and not others
+        }
         self._refusals: dict[tuple[str, str], BudgetExceededError] = {}
 
     def __bool__(self) -> bool:
@@ -28,11 +36,11 @@ class Exhausted:
 
     def note(self, refusal: BudgetExceededError, provider: str) -> None:
         """Remember a refusal of a request to a provider."""
-        budget = self._shared.get(refusal.budget)
-        if budget is None or refusal.request_usd is None:
+        scope = self._shared.get(refusal.budget)
+        if scope is None or refusal.request_usd is None:
             return
-        of_provider = provider if budget.scope is BudgetScope.PROVIDER else ""
-        self._refusals[budget.label, of_provider] = refusal
+        of_provider = provider if scope is BudgetScope.PROVIDER else ""
+        self._refusals[refusal.budget, of_provider] = refusal
 
     def check(self, what: str, provider: str, cost_usd: float | None) -> None:
         """Refuse what certainly finds no room.
@@ -48,10 +56,11 @@ class Exhausted:
         if not cost_usd:
             return
         for (label, of_provider), refusal in self._refusals.items():
-            left = max(refusal.limit_usd - refusal.spent_usd, 0.0)
-            if of_provider in ("", provider) and cost_usd > left:
+            # As the ledger counts: of 1.00, after 0.90, there is room for 0.10.
+            left = max(nano(refusal.limit_usd) - nano(refusal.spent_usd), 0)
+            if of_provider in ("", provider) and nano(cost_usd) > left:
                 raise BudgetExceededError(
-                    f"budget {label} had {left:.4f} of {refusal.limit_usd:.4f} USD left when this "
+                    f"budget {label} had {usd(left):.4f} of {refusal.limit_usd:.4f} USD left when this "
                     f"run was refused before, and {what} costs {cost_usd:.4f} USD, so it was not "
                     "tried; raise the budget's limit_usd and run again, what is stored is not paid "
                     "again",

@@ -56,6 +56,11 @@ class StepQuote:
     intent: Intent | None = field(default=None, repr=False)
     taken_usd: Mapping[SpendKey, float] = field(default_factory=dict[SpendKey, float], repr=False)
 
+    @property
+    def is_priced_later(self) -> bool:
+        """Whether the run will know a price that cannot be known before it."""
+        return self.cost_usd is None and self.intent is not None and not self.intent.generation_key
+
 
 @dataclass(frozen=True, slots=True)
 class BudgetQuote:

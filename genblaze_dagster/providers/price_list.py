@@ -238,6 +238,11 @@ def _condition(name: str, given: object, where: str) -> Condition:
             None if bound not in bounds else _usd(bounds, bound, f"{where}: when.{name}")
             for bound in ("from", "below")
         )
+        if low is not None and high is not None and low >= high:
+            raise ConfigError(
+                f"{where}: when.{name} is from {low} and below {high}, which no value is; give a "
+                "from that is less than below"
+            )
         return Condition(name, low=low, high=high)
     values = cast(list[object], given) if isinstance(given, list | tuple) else [given]
     if not values or not all(isinstance(v, str | bool | int | float | Decimal) for v in values):

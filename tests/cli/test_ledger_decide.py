@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from genblaze_dagster.cli import ledger_cancel
 from genblaze_dagster.errors import ProviderUnavailableError
 from genblaze_dagster.ledger.ledger import SubmissionState
 from genblaze_dagster.providers import register_provider
@@ -57,9 +58,9 @@ def vendor() -> StoppableProvider:
 
 
 def test_a_job_found_at_the_vendor_is_what_the_next_run_polls(kept: Book, invoke: Call) -> None:
-    """The submission is open again with that job; nothing is submitted."""
+    """The submission is open again with that job, as the vendor calls it; nothing is submitted."""
     held = kept.held("a")
-    ended = invoke("ledger", "resolve", held.id[-12:], "--job", "vid_9", "--yes")
+    ended = invoke("ledger", "resolve", held.id[-12:], "--job", "vid_9 ", "--yes")
     assert ended.status == 0
     assert "the next run of this asset with the same request polls job vid_9" in ended.stdout
     row = kept.ledger.get(held.id)
@@ -160,7 +161,7 @@ def test_of_two_people_at_once_one_decides_and_the_other_is_told(kept: Book) -> 
     def decide(job: str) -> "subprocess.CompletedProcess[str]":
         command = [PROGRAM, "ledger", "resolve", held.id, "--job", job, "--yes"]
         return subprocess.run(
-            [*command, "--ledger", kept.url], capture_output=True, text=True, timeout=60
+            [*command, "--ledger", kept.url], capture_output=True, text=True, timeout=300
         )
 
     with ThreadPoolExecutor(2) as pool:
@@ -190,7 +191,7 @@ def test_a_decision_made_while_the_question_stood_is_told(kept: Book) -> None:
             assert letter, asked
         kept.ledger.resolve(held.id, job_id="job-1")
         os.write(terminal, b"y\n")
-        _, told = process.communicate(timeout=60)
+        _, told = process.communicate(timeout=300)
     os.close(terminal)
     os.close(keyboard)
     assert "Was story/image[a] at vendor/m never accepted?" in asked
@@ -223,8 +224,9 @@ def test_a_job_is_stopped_at_the_vendor_and_in_the_ledger(
             ),
             "vendor could not be asked: down",
         ),
+        (ValueError("sk-live-0123456789abcdef0123"), "vendor could not be asked: ValueError"),
     ],
-    ids=["no", "down"],
+    ids=["no", "down", "bug"],
 )
 def test_without_the_vendors_word_a_job_stays_as_it_is(
     kept: Book, invoke: Call, vendor: StoppableProvider, answer: bool | Exception, words: str
@@ -239,6 +241,24 @@ def test_without_the_vendors_word_a_job_stays_as_it_is(
     assert kept.ledger.get(row.id) == row
     assert invoke("ledger", "cancel", row.id, "--yes", "--force").status == 0
     assert kept.ledger.get(row.id).state is SubmissionState.FAILED
+
+
+def test_an_attempt_that_began_during_the_question_is_not_given_up(
+    kept: Book, invoke: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its job is another than the one that was meant, and its worker waits for it."""
+    row = kept.stuck("a", job="job-7")
+
+    def long_thought(question: str, *, yes: bool) -> None:
+        kept.ledger.cancelled(row.id, "by somebody else")
+        kept.submitted("a", job="job-8")
+
+    monkeypatch.setattr(ledger_cancel, "confirm", long_thought)
+    ended = invoke("ledger", "cancel", row.id, "--local")
+    assert ended.status == 1
+    assert "attempt 2 began meanwhile" in ended.stdout
+    after = kept.ledger.get(row.id)
+    assert (after.state, after.job_id) == (SubmissionState.SUBMITTED, "job-8")
 
 
 def test_a_key_of_another_account_cancels_nothing(

@@ -89,6 +89,13 @@ def test_a_failed_export_leaves_the_old_file(kept: Book, invoke: Call, tmp_path:
     assert [each.name for each in path.parent.iterdir()] == ["out.csv"]
 
 
+def test_a_file_without_a_name_is_refused(kept: Book, invoke: Call) -> None:
+    """As an unset variable of a script gives it."""
+    ended = invoke("ledger", "export", "-o", "")
+    assert ended.status == 2, ended
+    assert "-o is empty" in ended.stderr
+
+
 def test_a_folder_that_is_not_there_is_an_error(kept: Book, invoke: Call, tmp_path: Path) -> None:
     """It names the file."""
     ended = invoke("ledger", "export", "-o", tmp_path / "nowhere" / "out.csv")

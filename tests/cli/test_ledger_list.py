@@ -1,4 +1,5 @@
 import json
+import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -6,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from genblaze_dagster.ledger.budgets import BudgetScope
 from tests.cli.conftest import Call
 from tests.support.submissions import Book, book
 
@@ -106,6 +108,21 @@ def test_sums_hold_past_attempts_and_leave_out_what_was_refused(kept: Book, invo
     }
 
 
+@pytest.mark.parametrize("cost", [1e12, 1e300, -0.5])
+def test_a_cost_that_is_no_money_does_not_break_the_sums(
+    kept: Book, invoke: Call, tmp_path: Path, cost: float
+) -> None:
+    """A vendor may say anything, or a person mistype; it counts as budgets count it."""
+    for partition in "abc":
+        kept.stored(partition, cost)
+    kept.stored("d", 0.05)
+    listed = invoke("ledger", "list", "--json")
+    assert listed.status == 0, listed
+    spent = kept.ledger.spend(BudgetScope.PROVIDER, "vendor")
+    assert listed.document["totals"]["paid_usd"] == spent.paid_usd
+    assert invoke("ledger", "export", "-o", tmp_path / "out.csv").status == 0
+
+
 def test_the_last_line_counts_what_the_limit_hides(kept: Book, invoke: Call) -> None:
     """Nobody takes a page for the whole."""
     for partition in "abc":
@@ -139,6 +156,19 @@ def test_a_ledger_that_is_not_there_is_not_made(tmp_path: Path, invoke: Call, ki
     assert kind == "missing" or not path.stat().st_size
 
 
+def test_no_ledger_is_made_in_the_database_of_another_program(tmp_path: Path, invoke: Call) -> None:
+    """A path that was mistyped may be that of any database."""
+    path = tmp_path / "theirs.db"
+    with sqlite3.connect(path) as theirs:
+        theirs.execute("CREATE TABLE runs (id)")
+    theirs.close()
+    before = path.read_bytes()
+    ended = invoke("ledger", "list", "--ledger", path)
+    assert ended.status == 4
+    assert f"{path}: no ledger there" in ended.stderr
+    assert path.read_bytes() == before
+
+
 def test_a_password_of_the_url_is_never_printed(invoke: Call) -> None:
     """Not in an error about a server that cannot be reached, and not in JSON."""
     url = "postgresql://me:hunter2hunter2@127.0.0.1:9/ledger"
@@ -152,12 +182,16 @@ def test_a_password_of_the_url_is_never_printed(invoke: Call) -> None:
     ("arguments", "words"),
     [
         (("--since", "yesterday"), "is no time"),
-        (("--since", "999999999w"), "is no time"),
+        (("--since", "999999999w"), "is longer than 100 years"),
+        (("--since", "0001-01-01T00:00+14:00"), "is no time"),
         (("--expiring", "soon"), "is no length of time"),
+        (("--expiring", "999999999w"), "is longer than 100 years"),
+        (("--expiring", "9999999d"), "is longer than 100 years"),
         (("--limit", "0"), "0 is not in the range"),
+        (("--limit", "99999999999999999999"), "is not in the range"),
         (("--state", "paid"), "is not one of"),
     ],
-    ids=["time", "before-time", "span", "limit", "state"],
+    ids=lambda value: "-".join(value).strip("-") if isinstance(value, tuple) else "",
 )
 def test_a_filter_that_means_nothing_is_a_usage_error(
     kept: Book, invoke: Call, arguments: tuple[str, ...], words: str

@@ -59,6 +59,37 @@ def test_partitions_and_assets_are_selected(project: Path, invoke: Call) -> None
     assert [asset["asset_key"] for asset in some["assets"]] == ["story/image", "story/video"]
 
 
+def test_a_group_is_planned_without_warnings_of_dagster_s_own_parser(
+    project: Path, launch: Call
+) -> None:
+    """What it calls beta is nothing that whoever plans a group can do something about."""
+    env = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    ended = launch("plan", "group:story", "--json", env=env)
+    assert (ended.status, ended.stderr) == (0, "")
+    assert ended.document["counts"] == {"new": 10}
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://user:pass@word:secret@host/db", "postgresql://user@host:port/db", "://"]
+)
+def test_a_broken_ledger_url_is_refused_and_not_quoted(
+    project: Path, invoke: Call, url: str
+) -> None:
+    """It may hold a password, and what a parser complains about may be a part of that."""
+    ended = invoke("plan", env={"GENBLAZE_LEDGER": url})
+    assert ended.status == 4, ended
+    assert "ledger URL is not a database URL" in ended.stderr
+    assert "secret" not in ended.stderr
+
+
+def test_a_plan_leaves_an_empty_file_empty(project: Path, invoke: Call) -> None:
+    """No ledger is made of it: nothing is written before the run."""
+    ledger = project / "ledger.db"
+    ledger.touch()
+    assert invoke("plan", env={"GENBLAZE_LEDGER": str(ledger)}).status == 0
+    assert not ledger.stat().st_size
+
+
 def test_a_budget_that_has_no_room_fails_the_plan(project: Path, invoke: Call) -> None:
     """It says how much is left, and which partitions would be refused."""
     write(project, ', budgets=[Budget("run", 0.12)]')
@@ -78,6 +109,8 @@ def test_a_budget_that_has_no_room_fails_the_plan(project: Path, invoke: Call) -
     [
         (["--partition", "zzz"], 4, "no selected asset has the partition 'zzz'"),
         (["--partition-range", "a-c"], 2, "write FIRST...LAST"),
+        (["--partition-range", "d...b"], 4, "no selected asset has partitions from 'd' to 'b'"),
+        (["--partition-range", "a...zz"], 4, "no selected asset has partitions from 'a' to 'zz'"),
         (["--partition", "a", "--all-partitions"], 2, "give one of them"),
         (["group:nothing"], 4, "no generated assets"),
         (["("], 4, "selection '(' cannot be resolved"),

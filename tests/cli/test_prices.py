@@ -85,6 +85,24 @@ def test_providers_are_listed_with_their_prices(
     assert by_name["google-imagen"]["imagen-4.0-generate-001"] == "0.04 USD per image"
 
 
+def test_patterns_and_conditions_are_listed_as_they_are_written(
+    prices: Path, invoke: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Brackets are no markup, and several prices of one pattern are all told."""
+    monkeypatch.setenv("COLUMNS", "200")
+    entry = '[[price]]\nvendor = "replicate"\nmodel = "acme[/x]*"\nunit = "image"\n'
+    prices.write_text(f'{entry}usd = 2\nwhen = {{ size = "4k" }}\n{entry}usd = 1\n')
+    told = "2 USD per image (size 4k); 1 USD per image"
+    ended = invoke("providers", "--prices")
+    assert ended.status == 0, ended
+    assert ["replicate", "acme[/x]*", *told.split()] in [
+        line.split() for line in ended.stdout.splitlines()
+    ]
+    document = invoke("providers", "--json").document
+    by_name = {one["name"]: one["prices"] for one in document["providers"]}
+    assert by_name["replicate"]["acme[/x]*"] == told
+
+
 def test_a_wrong_price_list_is_told_by_the_listing(prices: Path, invoke: Call) -> None:
     """Whoever asks for the prices is told what is wrong with the list."""
     prices.write_text("price = 1")

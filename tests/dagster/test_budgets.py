@@ -98,6 +98,38 @@ def test_a_budget_of_an_asset_or_partition_says_nothing_about_others(world: Worl
     assert world.event("p/other") is not None
 
 
+def test_what_just_fits_is_made_also_after_a_refusal(world: World) -> None:
+    """Of 1.00 USD, after 0.90, there is room for 0.10, whatever floats make of it."""
+
+    class BySubject(Priced):
+        def estimate_cost(self, request: GenerationRequest) -> float:
+            return float(request.prompt or 0)
+
+    world.provider = BySubject(cost_usd=None)
+    table = ["0.90", "0.50", "0.10"]
+    made = assets(world, *table, budgets=[Budget(BudgetScope.RUN, 1.0)], max_concurrency=1)
+    result = world.materialize(made, table, raise_on_error=False)
+    assert [one["partition"] for one in failed_records(result)] == ["0.50"]
+    assert world.materialized("p/image") == {"0.90", "0.10"}
+
+
+def test_a_refusal_is_not_taken_for_that_of_another_budget_of_the_same_name(world: World) -> None:
+    """The asset's own budget is used up, and the run's, which is called the same, is not."""
+    house = [
+        Budget(BudgetScope.ASSET, 0.5, match="p/image", name="house"),
+        Budget(BudgetScope.RUN, 100.0, name="house"),
+    ]
+    made = (
+        Pipeline("p")
+        .step(world.provider, model="m", name="image", prompt="draw")
+        .step(world.provider, model="m", name="other", prompt="x")
+        .to_assets(budgets=house, max_concurrency=1)
+    )
+    result = world.materialize(made, raise_on_error=False)
+    assert [one["asset"] for one in failed_records(result)] == ["p/image"]
+    assert world.event("p/other") is not None
+
+
 def test_a_price_nobody_knows_counts_as_the_budget_says_or_is_refused(world: World) -> None:
     """Never as free; the quote says which of the two it will be."""
     strict = assets(world, "odd", budgets=[Budget(BudgetScope.DAY, 9.0)])

@@ -62,9 +62,17 @@ def spent(ledger: Ledger) -> Spend:
         ({"limit_usd": float("inf")}, "limit_usd is inf"),
         ({"limit_usd": True}, "limit_usd is True"),
         ({"limit_usd": "20"}, "limit_usd is '20'"),
+        (
+            {"limit_usd": 1e300},
+            "limit_usd is 1e.300; give a number of USD from 0 to 1000000000000$",
+        ),
+        ({"limit_usd": 10**400}, "limit_usd is 10"),
+        ({"unknown_cost": 1e300}, "unknown_cost is 1e.300"),
         ({"unknown_cost": -0.1}, "unknown_cost is -0.1"),
         ({"match": "2026-01-02"}, "cannot restrict a budget of scope day"),
         ({"scope": "tenant", "match": ""}, "match is empty; give a tenant id"),
+        ({"scope": "tenant", "match": "  "}, "match is empty; give a tenant id"),
+        ({"scope": "tenant", "match": 7}, "match is 7; give a tenant id as a text"),
     ],
 )
 def test_an_unusable_budget_is_refused_at_once(fields, names):
@@ -131,6 +139,22 @@ def test_free_requests_always_pass(ledger, scope):
     claim(ledger, free, Budget(scope, 0.0))
     with pytest.raises(BudgetExceededError):
         claim(ledger, other(2), Budget(scope, 0.0))
+
+
+@pytest.mark.parametrize("estimate", [1e13, 1e300])
+def test_an_estimate_beyond_all_money_is_refused_by_every_budget(ledger, estimate):
+    """What an adapter or a price list says by mistake; without budgets it can be asked."""
+    absurd = replace(INTENT, estimated_cost_usd=estimate)
+    with pytest.raises(BudgetExceededError, match="budget day has no room"):
+        claim(ledger, absurd, Budget(BudgetScope.DAY, 1e12))
+    claim(ledger, absurd)
+    assert spent(ledger).reserved_usd == 1_000_000
+
+
+def test_a_tenant_is_matched_as_pipelines_write_it(ledger):
+    """They strip it: a budget for it with a space at its end would limit nobody."""
+    with pytest.raises(BudgetExceededError, match="budget tenant acme has no room"):
+        claim(ledger, INTENT, Budget(BudgetScope.TENANT, 0.0, match=" acme "))
 
 
 def test_an_unknown_price_is_refused_unless_the_budget_says_what_it_counts_as(ledger):

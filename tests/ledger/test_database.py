@@ -82,7 +82,9 @@ def test_other_databases_are_refused_by_name(url):
     assert "pw" not in str(refused.value)
 
 
-@pytest.mark.parametrize("url", ["://nothing", "postgresql://u:pw@host:port/db"])
+@pytest.mark.parametrize(
+    "url", ["://nothing", "postgresql://u:pw@host:port/db", "postgresql:/u:pw@host/db", "sqlite:x"]
+)
 def test_a_broken_url_is_a_configuration_error(url):
     """Text that is no URL is named as such, without repeating what may hold a password."""
     with pytest.raises(ConfigError, match="not a database URL") as refused:

@@ -1,5 +1,6 @@
 """How fast one account may submit, and how many jobs it may have open."""
 
+import math
 from dataclasses import replace
 from datetime import timedelta
 
@@ -50,10 +51,19 @@ def test_the_burst_is_the_requests_of_one_period_unless_given(ledger, limit, wai
 
 
 @pytest.mark.parametrize(
-    "limit", [RateLimit(requests=0), RateLimit(requests=-1), RateLimit(requests=1, seconds=0)]
+    "limit",
+    [
+        RateLimit(requests=0),
+        RateLimit(requests=-1),
+        RateLimit(requests=1, seconds=0),
+        RateLimit(requests=math.nan),
+        RateLimit(requests=math.inf),
+        RateLimit(requests=1, seconds=math.nan),
+        RateLimit(requests=1, seconds=math.inf),
+    ],
 )
 def test_a_limit_that_lets_nothing_leave_is_refused(ledger, limit):
-    """It would wait for ever."""
+    """It would wait for ever, or leave the bucket with tokens that are no number."""
     with pytest.raises(ConfigError, match="lets nothing leave"):
         ledger.take(A, limit)
 
@@ -225,3 +235,10 @@ def test_no_money_is_said_before_no_place(ledger):
     priced = replace(INTENT, estimated_cost_usd=1.0)
     with pytest.raises(BudgetExceededError):
         ledger.claim(priced, owner="b", budgets=[Budget("day", 0.5)], concurrency=1)
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_an_account_that_may_have_no_job_at_all_is_refused(ledger, limit):
+    """A claim would wait for a place for ever."""
+    with pytest.raises(ConfigError, match=f"concurrency of vendor is {limit}, which lets no job"):
+        ledger.claim(INTENT, owner="a", concurrency=limit)

@@ -88,6 +88,8 @@ def test_what_is_sent_again_by_itself_can_be_decided_too(ledger):
     "decision",
     [
         {"job_id": "job-1", "lost": True},
+        {"job_id": ""},
+        {"job_id": " "},
         {"cost_usd": 0.1},
         {"job_id": "job-1", "cost_usd": 0.1},
         {"lost": True, "cost_usd": -0.1},
@@ -107,7 +109,7 @@ def test_a_decision_is_one_thing(ledger, decision):
 def decided(
     id: str, together: threading.Barrier, person: Ledger, decision: dict[str, Any]
 ) -> LedgerRow | LedgerError:
-    together.wait(10)
+    together.wait(60)
     try:
         return person.resolve(id, **decision)
     except LedgerError as exc:

@@ -64,6 +64,8 @@ WRONG: list[tuple[str, str]] = [
     ("when = { a = [[1]] }", "when.a is [[1]]; expected a value"),
     ("when = { a = 2026-01-01 }", "when.a is datetime.date(2026, 1, 1); expected a value"),
     ("when = { a = { above = 1 } }", "when.a has other bounds than from and below"),
+    ("when = { a = { from = 8, below = 8 } }", "when.a is from 8 and below 8, which no value is"),
+    ("when = { a = { from = 8, below = 2 } }", "when.a is from 8 and below 2, which no value is"),
     ("when = { a = { from = -1 } }", "when.a: from is -1; expected a number of 0 or more"),
 ]
 

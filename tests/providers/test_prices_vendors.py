@@ -132,6 +132,27 @@ def test_list_prices_are_the_same_before_and_after_a_request(
     assert provider.cost(request, outputs, {}) == usd
 
 
+@pytest.mark.parametrize(
+    ("name", "model", "params"),
+    [
+        ("runway", "gpt_image_2", {"n": 3, "ratio": "1024:1024"}),
+        ("openai", "gpt-image-1", {"n": 3}),
+        ("google-imagen", "imagen-4.0-generate-001", {"n": 3}),
+        ("gmicloud-image", "seedream-5.0-lite", {"max_images": 3}),
+        ("replicate", "luma/photon", {"num_outputs": 3}),
+        ("fal", "fal-ai/flux/schnell", {"num_images": 3}),
+    ],
+)
+def test_a_price_by_the_image_counts_all_that_are_asked_for(
+    name: str, model: str, params: dict[str, Any]
+) -> None:
+    """A budget that reserves one of three is passed by the other two."""
+    provider = vendors(name)
+    entry = {"vendor": name, "model": "*", "unit": "image", "usd": 0.05}
+    priced = type(provider)(api_key="k", prices=[entry])
+    assert priced.estimate_cost(asked(provider, model, params)) == 0.15
+
+
 def test_the_price_of_an_enlarged_video_is_unknown() -> None:
     """Luma's list has none."""
     request = GenerationRequest(
