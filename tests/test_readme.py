@@ -74,7 +74,7 @@ def test_the_definitions_validate() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert answer.returncode == 0, answer.stdout + answer.stderr
     # Dagster calls this very command superseded; nothing else may be warned about.

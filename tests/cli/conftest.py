@@ -184,7 +184,7 @@ def launch(tmp_path: Path) -> Call:
             capture_output=True,
             text=True,
             encoding="utf-8",
-            timeout=120,
+            timeout=300,
             cwd=tmp_path,
             env={**os.environ, **(env or {})},
         )

@@ -58,7 +58,7 @@ def genblaze(program: str, lines: list[str]) -> list[Any]:
         text=True,
         encoding="utf-8",
         check=True,
-        timeout=120,
+        timeout=300,
         env={"PYTHONUTF8": "1", "PATH": ""},
     )
     answers = [json.loads(line) for line in finished.stdout.splitlines()]

@@ -27,7 +27,7 @@ from genblaze_dagster.pipeline.result import PipelineResult
 from genblaze_dagster.providers.retry import RetryPolicy
 from genblaze_dagster.storage.manifests import read_manifest
 from genblaze_dagster.storage.refs import read_ref
-from tests.dagster.test_recovery import interrupt_when, interrupted
+from tests.dagster.test_recovery import interrupted, interrupted_after
 from tests.support.world import World, failed_records, failure_metadata, failure_text, prompts
 
 
@@ -186,9 +186,9 @@ def test_a_loop_that_is_interrupted_at_any_moment_pays_for_nothing_twice(
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         world = World(tmp_path, instance)
         asset = sketch(world, judge, *keys, max_concurrency=3)
-        thread = interrupt_when(lambda: world.provider.submitted >= submitted)
-        interrupted(world, [asset], keys, tags=tags)
-        thread.join()
+        interrupt = interrupted_after(world, submitted)
+        interrupted(world, [asset], keys, interrupt, tags=tags)
+        world.provider.gate = None
         assert world.materialized("sketch") != set(keys)
         assert world.materialize([asset], keys, tags=tags).success
         assert world.materialized("sketch") == set(keys)

@@ -39,7 +39,7 @@ def test_an_item_does_not_wait_for_the_next_one() -> None:
 
     async def main(emit: Emit) -> None:
         emit(1)
-        await asyncio.to_thread(handled.wait, 5)
+        await asyncio.to_thread(handled.wait, 60)
         assert handled.is_set()
 
     with Background[int](main) as work:
@@ -74,7 +74,7 @@ def test_leaving_early_cancels_and_waits_for_the_cleaning_up() -> None:
 
     seen: list[int] = []
     with Background[int](main) as work:
-        assert started.wait(5)
+        assert started.wait(60)
         work.stop()
         work.rest(seen.extend)
     assert seen == [1, 2]
@@ -111,7 +111,7 @@ def test_an_error_while_cancelling_is_logged(caplog: pytest.LogCaptureFixture) -
             raise LookupError("gone")
 
     with caplog.at_level(logging.ERROR), Background[int](main):
-        assert started.wait(5)
+        assert started.wait(60)
     assert "ended with an error" in caplog.text
     assert "LookupError" in caplog.text
 

@@ -431,7 +431,7 @@ def test_the_command_launches_on_a_real_webserver(tmp_path: Path) -> None:
             [ours, "replay", path, "--launch", url, "--wait", "--json"],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             env={**os.environ, "HOME": str(tmp_path)},
         )
     assert done.returncode == 0, done.stderr
@@ -446,7 +446,7 @@ def test_the_command_launches_on_a_real_webserver(tmp_path: Path) -> None:
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()
         try:

@@ -109,7 +109,7 @@ def test_genblaze_takes_our_files_for_its_own(vectors, tmp_path) -> None:
         [sys.executable, "-c", THEIRS, str(tmp_path)],
         input=json.dumps(expected(vectors)["input_runs"]).encode(),
         check=True,
-        timeout=60,
+        timeout=300,
     )
     after = {name: (tmp_path / name).stat().st_mtime_ns for name in files(tmp_path)}
     tables = [name for name in before if not name.startswith("_run_index")]

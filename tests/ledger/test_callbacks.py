@@ -310,7 +310,7 @@ sys.exit(max(os.waitpid(child, 0)[1] for child in children))
 def tell_at_once(url: str, *deliveries: str) -> list[str]:
     """Deliver from a process each, all at the same time."""
     command = [sys.executable, "-c", TELL, url, *deliveries]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=120)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=300)
     return sorted(done.stdout.splitlines())
 
 

@@ -15,7 +15,7 @@ PROCESSES = 16
 
 def contend(url: str, contest: str, processes: int) -> list[str]:
     command = [sys.executable, str(CONTENDER), url, contest, str(processes)]
-    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=120)
+    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=300)
     return ended.stdout.splitlines()
 
 
@@ -42,8 +42,8 @@ def test_sixteen_processes_never_exceed_a_rate(ledger_url):
         for end in inside:
             count = bisect_left(inside, end) + 1
             assert count <= RATE.burst + (end - start) * per_second + 1e-3
-    needed = (len(rights) - RATE.burst) / per_second
-    assert earliest[-1] - min(before for before, _, _ in lines) < needed + 5
+    # As if all had asked at once; for every right that is lost somebody waits longer.
+    assert max(wait for _, _, wait in lines) <= (len(rights) - RATE.burst) / per_second + 1e-3
 
 
 def test_sixteen_processes_never_open_more_jobs_than_an_account_may_have(ledger_url):

@@ -259,7 +259,7 @@ def test_many_processes_meet_an_old_ledger_at_once(old_url, connect):
         stdout=subprocess.PIPE,
         text=True,
         check=True,
-        timeout=120,
+        timeout=300,
     )
     assert ended.stdout.splitlines() == ["6"] * 8
     assert version(connect) == NEWEST
@@ -277,6 +277,16 @@ def test_a_newer_ledger_is_refused_and_left_alone(ledger_url, connect):
     ):
         list(ledger.rows())
     assert version(connect) == 99
+
+
+def test_tables_without_a_version_are_no_ledger(ledger_url, connect):
+    """Another program's, or a copy that is not whole; what to do is said."""
+    with Ledger(ledger_url) as ledger:
+        list(ledger.rows())
+    with connect() as connection:
+        connection.execute(text("DELETE FROM schema_version"))
+    with Ledger(ledger_url) as ledger, pytest.raises(LedgerError, match="give another ledger"):
+        list(ledger.rows())
 
 
 def stop_halfway(connection: Connection) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from functools import partial
@@ -78,12 +79,18 @@ def test_an_operation_done_again_keeps_the_ids_it_was_given(tmp_path):
     async def main() -> list[object]:
         claims = Claims(ledger, lease_seconds=60)
         ids = submission_ids("wanted-run", "wanted-step")
+        all_asked = threading.Event()
+
+        async def let_go() -> None:
+            all_asked.set()
+
         try:
             return await asyncio.gather(
                 # The first keeps the thread busy, so that the others wait and are a group.
-                claims.call(partial(time.sleep, 0.2)),
+                claims.call(partial(all_asked.wait, 60)),
                 claims.claim(INTENT, patience_seconds=0, new_id=ids.__next__),
                 claims.call(ledger.stored, row.id, "a", {"bytes": b"raw"}),
+                let_go(),
                 return_exceptions=True,
             )
         finally:
@@ -92,7 +99,7 @@ def test_an_operation_done_again_keeps_the_ids_it_was_given(tmp_path):
     with Ledger(path) as ledger:
         row = ledger.claim(intent(1), owner="a").submission
         ledger.mark_sending(row.id, "a")
-        _, lease, refused = asyncio.run(main())
+        _, lease, refused, _ = asyncio.run(main())
         assert "cannot keep this value" in str(refused)
         assert (lease.row.run_id, lease.row.step_id) == ("wanted-run", "wanted-step")
         assert len(list(ledger.rows())) == 2
@@ -146,8 +153,9 @@ def test_a_database_that_stays_locked_is_asked_once_for_a_whole_group(tmp_path):
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         began = time.monotonic()
-        outcomes = ledger.together(claims_of(ledger, 20))
-        assert time.monotonic() - began < 5
+        outcomes = ledger.together(claims_of(ledger, 600))
+        # One timeout each would be five minutes.
+        assert time.monotonic() - began < 60
         other.close()
     assert all("locked by another process" in str(each.error) for each in outcomes)
     assert all(each.error.transient for each in outcomes)
@@ -215,10 +223,10 @@ def test_on_postgresql_one_locked_row_does_not_hold_up_the_others(postgres_url):
             other.execute("SELECT 1 FROM submissions FOR UPDATE")
             locked = operations.start(partial(ledger.mark_sending, row.id, "a"), key=row.id)
             claimed = [operations.start(each) for each in claims_of(ledger, 20)]
-            await asyncio.wait_for(asyncio.gather(*claimed), 10)
+            await asyncio.wait_for(asyncio.gather(*claimed), 60)
             assert not locked.done()
         assert (await locked).sending_at is not None
         operations.close()
 
-    with Ledger(postgres_url) as ledger:
+    with Ledger(postgres_url, busy_timeout=120) as ledger:
         asyncio.run(main())

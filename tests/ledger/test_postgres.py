@@ -32,7 +32,7 @@ def execute(url: str, query: str) -> None:
 
 @pytest.fixture
 def ledger(postgres_url):
-    with Ledger(postgres_url, busy_timeout=5) as opened:
+    with Ledger(postgres_url, busy_timeout=60) as opened:
         yield opened
 
 
@@ -169,7 +169,7 @@ def test_a_restarted_server_goes_on_where_it_was(postgres):
     with (
         running_server(postgres.programs) as server,
         server.database() as url,
-        Ledger(url, busy_timeout=5) as ledger,
+        Ledger(url, busy_timeout=60) as ledger,
     ):
         row = ledger.claim(INTENT, owner="a").submission
         server.stop()
@@ -185,7 +185,7 @@ def test_what_was_acknowledged_survives_a_crash_of_the_server(postgres):
     with (
         running_server(postgres.programs, fsync=True) as server,
         server.database() as url,
-        Ledger(url, busy_timeout=5) as ledger,
+        Ledger(url, busy_timeout=60) as ledger,
     ):
         row = ledger.claim(INTENT, owner="a").submission
         sent = ledger.mark_sending(row.id, "a")
@@ -204,20 +204,25 @@ def test_a_takeover_waits_for_the_step_its_owner_is_taking(ledger, postgres_url)
             claiming.result(timeout=0.3)
         owner.commit()
         with pytest.raises(HeldError):
-            claiming.result(timeout=5)
+            claiming.result(timeout=60)
     assert ledger.get(row.id).owner == "a"
 
 
 def test_a_place_that_stays_locked_is_a_transient_error(ledger, postgres_url):
     """Waiting ends after `busy_timeout`, and the message says what to look for."""
     row = ledger.claim(INTENT, owner="a").submission
-    with (
-        Ledger(postgres_url, busy_timeout=0.2) as hasty,
-        closing(psycopg.connect(postgres_url)) as other,
-    ):
-        other.execute("SELECT 1 FROM submissions FOR UPDATE")
-        with pytest.raises(LedgerError, match="is locked by another transaction") as busy:
-            hasty.mark_sending(row.id, "a")
+    # On a busy machine connecting may take longer than the shorter ones.
+    for busy_timeout in (0.2, 2.0, 20.0):
+        with (
+            Ledger(postgres_url, busy_timeout=busy_timeout) as hasty,
+            closing(psycopg.connect(postgres_url)) as other,
+        ):
+            other.execute("SELECT 1 FROM submissions FOR UPDATE")
+            with pytest.raises(LedgerError) as busy:
+                hasty.mark_sending(row.id, "a")
+        if "is locked by another transaction" in str(busy.value):
+            break
+    assert "is locked by another transaction" in str(busy.value)
     assert busy.value.transient
 
 
@@ -237,7 +242,7 @@ def test_the_servers_clock_tells_leases(postgres_url):
     ahead = datetime.now(UTC) + timedelta(days=2)
     with Ledger(postgres_url) as ledger:
         row = ledger.claim(INTENT, owner="a").submission
-        assert abs((row.created_at - ahead).total_seconds()) < 30
+        assert abs((row.created_at - ahead).total_seconds()) < 600
         with pytest.raises(LeaseHeldError):
             ledger.claim(INTENT, owner="b")
 

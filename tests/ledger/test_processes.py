@@ -22,7 +22,11 @@ def command(url: str, *arguments: str) -> list[str]:
 def test_sixteen_processes_make_one_submission(ledger_url, open_ledger):
     """A new database and one partition: exactly one process may submit, and all meet one row."""
     ended = subprocess.run(
-        command(ledger_url, "race", "16"), stdout=subprocess.PIPE, text=True, check=True, timeout=60
+        command(ledger_url, "race", "16"),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=300,
     )
     assert Counter(ended.stdout.splitlines()) == {"new": 1, "held by another": 15}
     assert len(list(open_ledger().rows())) == 1

@@ -17,7 +17,7 @@ STATES = ("claimed", "sending", "submitted", "succeeded", "stored")
 
 def race(url: str, count: str) -> None:
     waiting, starting = os.pipe()
-    ledger = Ledger(url)  # Opens nothing, but imports what the children need.
+    ledger = Ledger(url, busy_timeout=60)  # Opens nothing, but imports what the children need.
     children = [
         os.fork() or claim_when_started(ledger, waiting, starting) for _ in range(int(count))
     ]

@@ -35,7 +35,7 @@ from genblaze_dagster.media.source import Source
 from genblaze_dagster.media.stripping import find_original
 from tests.media.damage import damaged
 
-MAX_SECONDS = 2.0
+MAX_SECONDS = 15.0
 MAX_MEMORY = 512 << 20
 MAX_FAILURES = 20
 ON_DISK_EVERY = 25

@@ -374,7 +374,8 @@ def test_stream_is_checked_in_constant_memory() -> None:
     kept, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert check.allows(len(FTYP) + 8 + size + len(boxes))
-    assert kept < 10_000
+    # Not one byte per box; what other threads keep meanwhile is counted too.
+    assert kept < 20_000
     assert peak < 2 << 20
 
 

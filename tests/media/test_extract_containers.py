@@ -282,8 +282,19 @@ def test_manifests_above_the_limit_are_refused_without_being_read() -> None:
         assert peak < 3 * BLOCK
 
 
+class Counting(io.FileIO):
+    """Counts the bytes that are read."""
+
+    count = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size) or b""
+        self.count += len(data)
+        return data
+
+
 def test_huge_mp4_is_read_by_hopping_over_its_media(tmp_path: Path) -> None:
-    """A manifest at the end of 6 GB is found in milliseconds and kilobytes."""
+    """A manifest at the end of 6 GB is found in kilobytes of it, with kilobytes of memory."""
     file = tmp_path / "huge.mp4"
     size = 6 << 30
     with file.open("wb") as output:
@@ -291,13 +302,11 @@ def test_huge_mp4_is_read_by_hopping_over_its_media(tmp_path: Path) -> None:
         output.seek(size - 16, 1)
         output.write(OURS)
     tracemalloc.start()
-    started = time.perf_counter()
-    with Source.open(file) as source:
-        assert mp4.read_payload(source) == PAYLOAD
-    elapsed = time.perf_counter() - started
+    with Counting(file) as opened:
+        assert mp4.read_payload(Source(opened)) == PAYLOAD
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert elapsed < 0.5
+    assert 0 < opened.count < 1 << 20
     assert peak < 1 << 20
 
 
@@ -320,6 +329,6 @@ def test_endless_chains_of_tiny_parts_end_soon(
 ) -> None:
     """A file made of nothing but headers does not keep a reader busy."""
     data = start + unit * ((12 << 20) // len(unit))
-    started = time.perf_counter()
+    started = time.thread_time()
     assert read(container, data) is None
-    assert time.perf_counter() - started < 5
+    assert time.thread_time() - started < 5

@@ -189,9 +189,9 @@ def test_film_of_nothing_but_boxes_is_probed_soon() -> None:
         b"trak", box(b"mdia", box(b"hdlr", bytes(8) + b"vide") + box(b"free", b"") * 20_000)
     )
     data = box(b"ftyp", b"isom" + bytes(8)) + box(b"moov", track * 200)
-    started = time.perf_counter()
+    started = time.thread_time()
     assert probe(data, "video/mp4") == {"video": {"has_audio": False}}
-    assert time.perf_counter() - started < 5
+    assert time.thread_time() - started < 5
 
 
 def check_damaged(files: list[bytes], rounds: int, seed: int) -> None:

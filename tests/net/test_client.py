@@ -78,7 +78,10 @@ def test_without_a_loop_there_is_no_client() -> None:
 
 FORKED = """
 import asyncio, os, sys
+from genblaze_dagster.net import client
 from genblaze_dagster.net.client import http_client, request
+
+client.KEEPALIVE_SECONDS = 600.0
 
 async def get(url, times=1):
     for _ in range(times):
@@ -131,8 +134,9 @@ def test_a_forked_child_has_its_own_client_and_leaves_the_parents_alone() -> Non
     assert connections == 2
 
 
-def test_connections_are_kept_and_cookies_are_not() -> None:
+def test_connections_are_kept_and_cookies_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests share a connection; a cookie set by one answer is not sent with the next."""
+    monkeypatch.setattr("genblaze_dagster.net.client.KEEPALIVE_SECONDS", 600.0)
 
     async def use() -> None:
         response = answer(200, {"set-cookie": "session=abc; Path=/"})

@@ -364,7 +364,9 @@ def resolver(
 def tls_client(
     tls: Any, policy: UrlPolicy, addresses: Callable[[str], Sequence[str]], asked: list[str]
 ) -> httpx.AsyncClient:
-    transport = GuardedTransport(policy, ssl_context=tls, resolve=resolver(addresses, asked))
+    transport = GuardedTransport(
+        policy, ssl_context=tls, resolve=resolver(addresses, asked), keepalive_expiry=600.0
+    )
     return httpx.AsyncClient(transport=transport, trust_env=False)
 
 

@@ -44,10 +44,10 @@ def test_raises_what_the_coroutine_raises(inside: bool) -> None:
     async def outer() -> None:
         run_sync(fail())
 
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with pytest.raises(ValueError, match="wrong"):
         asyncio.run(outer()) if inside else run_sync(fail())
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
 
 
 def test_nests() -> None:
@@ -115,5 +115,5 @@ def test_an_interrupt_cancels_the_coroutine_and_waits_for_its_cleanup(where: str
         assert process.stdout is not None
         assert process.stdout.readline() == "started\n"
         process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=10)
+        output, _ = process.communicate(timeout=60)
     assert output == "cleaned up\ninterrupted\n"

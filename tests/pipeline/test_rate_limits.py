@@ -1,7 +1,7 @@
 import asyncio
 import time
 from dataclasses import dataclass, field
-from itertools import pairwise
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -20,8 +20,9 @@ from genblaze_dagster.ledger.submission import Intent, LedgerRow, SubmissionStat
 from genblaze_dagster.pipeline.events import StepEvent
 from genblaze_dagster.pipeline.runner import Runner
 from genblaze_dagster.providers.adapter import adapt
-from genblaze_dagster.providers.protocol import GenerationRequest, HasAccount, RateLimit
+from genblaze_dagster.providers.protocol import GenerationRequest, HasAccount, JobStatus, RateLimit
 from genblaze_dagster.providers.retry import RetryPolicy
+from tests.pipeline.conftest import SteadyClock
 from tests.providers.guide_style import Guide
 from tests.support.scripted import ScriptedProvider
 from tests.support.steps import QUICK, ROW, run, step, target
@@ -44,14 +45,12 @@ def limited(requests: float, seconds: float, burst: int = 1, **options: Any) -> 
     return Limited(rate_limit=RateLimit(requests, seconds, burst), **options)
 
 
-def gaps(times: list[float]) -> list[float]:
-    return [later - earlier for earlier, later in pairwise(times)]
-
-
 def test_submits_of_an_account_keep_their_distance(store: MediaStore, ledger: Ledger) -> None:
     """Three steps of two processes leave one after the other, and each says that it waits."""
     provider = limited(1, 0.5)
     events: list[StepEvent] = []
+    asked_at = datetime.now(UTC)
+    begun = time.monotonic()
 
     async def body() -> None:
         async with (
@@ -65,23 +64,49 @@ def test_submits_of_an_account_keep_their_distance(store: MediaStore, ledger: Le
                 )
             )
 
-    asyncio.run(body())
-    assert all(gap > 0.15 for gap in gaps(sorted(provider.times)))
+    # They ask in the same moment, however long they take for it.
+    with Ledger(ledger.folder / "ledger.db", clock=lambda: asked_at) as ledger:  # type: ignore[operator]
+        asyncio.run(body())
+    for sent, due in zip(sorted(provider.times), (0.0, 0.5, 1.0), strict=True):
+        # Timers go by a clock of milliseconds.
+        assert sent - begun > due - 0.01
     waiting = [event for event in events if event.detail == "rate limited"]
     assert len(waiting) >= 2
     assert all(event.is_heartbeat and event.job_id is None for event in waiting)
 
 
-def test_waiting_for_a_turn_is_not_the_vendors_time(store: MediaStore, ledger: Ledger) -> None:
+def test_waiting_for_a_turn_is_not_the_vendors_time(
+    store: MediaStore, ledger: Ledger, steady_clock: SteadyClock
+) -> None:
     """The step's timeout does not run while the account waits, and does afterwards."""
-    provider = limited(1, 1.5)
+
+    class Slow(Limited):
+        async def poll(self, job_id: str, request: GenerationRequest) -> JobStatus:
+            steady_clock.skip(100)
+            return await super().poll(job_id, request)
+
+    provider = Slow(rate_limit=RateLimit(1, 600))
+    waits: list[float] = []
+
+    async def waiting(partition: str) -> None:
+        def hurry(event: StepEvent) -> None:
+            if event.detail == "rate limited":
+                # As long as it sleeps between two of these.
+                asyncio.get_running_loop().call_soon(steady_clock.skip, 10.0)
+                waits.append(10.0)
+
+        async with Runner(store, ledger, retry=QUICK, on_event=hurry) as runner:
+            await runner.run_step(
+                step(provider, timeout=300), target(partition=partition), variables=ROW
+            )
+
     run(store, ledger, step(provider), target(partition="first"))
-    run(store, ledger, step(provider, timeout=0.7), target(partition="second"))
+    asyncio.run(waiting("second"))
+    assert sum(waits) > 500
     provider.job, provider.polls = True, 10_000
-    begun = time.monotonic()
     with pytest.raises(ProviderTimeoutError):
-        run(store, ledger, step(provider, timeout=0.7), target(partition="third"))
-    assert 0.7 < time.monotonic() - begun < 10
+        asyncio.run(waiting("third"))
+    assert provider.submits == 3
 
 
 def test_nothing_is_marked_as_sent_before_its_turn(store: MediaStore, ledger: Ledger) -> None:
@@ -127,11 +152,11 @@ def test_too_many_requests_stop_the_whole_account(
 def test_a_retry_after_reaches_the_ledger(store: MediaStore, ledger: Ledger) -> None:
     """The account is blocked for as long as the vendor asks, two minutes at most."""
     provider = Limited(submit_errors=[RateLimitError("429", http_status=429, retry_after=4000)])
-    spec = step(provider, timeout=5)
+    spec = step(provider, timeout=100)
     with pytest.raises(RateLimitError):
         run(store, ledger, spec)
     wait = ledger.take("fingerprint", RateLimit())
-    assert 100 < wait <= 120
+    assert 60 < wait <= 120
 
 
 @pytest.mark.parametrize(
@@ -159,6 +184,10 @@ def test_a_batch_keeps_the_limit_and_the_places(store: MediaStore, ledger: Ledge
             nonlocal open_now, most
             open_now += 1
             most = max(most, open_now)
+            async with asyncio.timeout(60):
+                while most < 2:
+                    await asyncio.sleep(0.001)
+            # Time for one too many.
             await asyncio.sleep(0.02)
             open_now -= 1
             return await super().submit(request)
@@ -180,7 +209,7 @@ def occupied(ledger: Ledger) -> LedgerRow:
 
 
 def test_a_busy_account_is_waited_for_beyond_the_steps_timeout(
-    store: MediaStore, ledger: Ledger
+    store: MediaStore, ledger: Ledger, steady_clock: SteadyClock
 ) -> None:
     """The timeout is the vendor's time; whoever waits for a place is told of it."""
     row = occupied(ledger)
@@ -189,36 +218,48 @@ def test_a_busy_account_is_waited_for_beyond_the_steps_timeout(
 
     async def body() -> None:
         async with Runner(store, ledger, on_event=events.append) as runner:
-            spec = step(provider, timeout=0.3)
+            spec = step(provider, timeout=60)
             task = asyncio.create_task(runner.run_step(spec, target(), variables=ROW))
-            while not any(event.detail == "account busy" for event in events):
+            # It is told after a second, and then every ten.
+            while len(told()) < 10:
                 await asyncio.sleep(0.01)
+                steady_clock.skip(10)
             assert provider.submits == 0
             ledger.stored(row.id, "other", {})
             await task
 
+    def told() -> list[StepEvent]:
+        return [event for event in events if event.detail == "account busy"]
+
     asyncio.run(body())
     assert provider.submits == 1
-    told = [event for event in events if event.detail == "account busy"]
-    assert all(event.is_heartbeat for event in told)
-    assert "has 1 open jobs and may have 1" in (told[0].message or "")
+    assert all(event.is_heartbeat for event in told())
+    assert "has 1 open jobs and may have 1" in (told()[0].message or "")
 
 
 def test_another_worker_is_waited_for_as_long_as_before(store: MediaStore, ledger: Ledger) -> None:
     """A lease that does not end is given up after the step's timeout, busy accounts or not."""
-    provider = limited_places(1)
+    answers = asyncio.Event()
+
+    @dataclass
+    class Silent(Limited):
+        async def submit(self, request: GenerationRequest):
+            submission = await super().submit(request)
+            await answers.wait()
+            return submission
+
+    provider = Silent(rate_limit=RateLimit(concurrency=1))
     spec = step(provider, timeout=0.4)
 
     async def body() -> None:
         async with Runner(store, ledger) as one, Runner(store, ledger) as two:
-            provider.delay = 2.0
             first = asyncio.create_task(one.run_step(step(provider), target(), variables=ROW))
             while not provider.submits:
                 await asyncio.sleep(0.01)
-            begun = time.monotonic()
-            with pytest.raises(LeaseHeldError):
-                await two.run_step(spec, target(), variables=ROW)
-            assert time.monotonic() - begun < 1.5
+            async with asyncio.timeout(60):
+                with pytest.raises(LeaseHeldError):
+                    await two.run_step(spec, target(), variables=ROW)
+            answers.set()
             await first
 
     asyncio.run(body())

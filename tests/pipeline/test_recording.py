@@ -4,6 +4,7 @@ import uuid
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,6 +21,7 @@ from genblaze_dagster.errors import (
     SchemaError,
 )
 from genblaze_dagster.ledger.ledger import Ledger
+from genblaze_dagster.pipeline import recording
 from genblaze_dagster.pipeline.outcome import Origin, Target
 from genblaze_dagster.pipeline.recording import Previous, run_id_beside
 from genblaze_dagster.providers.protocol import Output
@@ -261,22 +263,29 @@ def test_the_id_of_a_record_beside_another_follows_from_that_one(run_id: str) ->
 
 
 @pytest.mark.parametrize(
-    ("seconds", "expected"), [(0.0, "before"), (1.05, "meanwhile")], ids=["short", "long"]
+    ("seconds", "expected"), [(0.9, "before"), (1.1, "meanwhile")], ids=["short", "long"]
 )
 def test_what_a_step_replaces_is_what_is_there_in_the_end(
-    seconds: float, expected: str, store: MediaStore, ledger: Ledger
+    seconds: float,
+    expected: str,
+    store: MediaStore,
+    ledger: Ledger,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It is read while the bytes go up, and once more when that took long."""
     ref = run(store, ledger, step(ScriptedProvider())).ref
     target = Target(ref.asset_key, ref.partition_key, "run-2")
+    now = 100.0
+    monkeypatch.setattr(recording, "time", SimpleNamespace(monotonic=lambda: now))
 
     async def body() -> str:
+        nonlocal now
         await write_ref(store, replace(ref, run_id="before"))
         async with Previous(store, target) as previous:
             # The read is over before anything else is written.
             assert await previous.ref() is not None
             await write_ref(store, replace(ref, run_id="meanwhile"))
-            await asyncio.sleep(seconds)
+            now += seconds
             found = await previous.ref()
         assert found is not None
         return found.run_id

@@ -79,7 +79,7 @@ def held_back(faults: FaultServer, which: Callable[[Request], bool]) -> Iterator
     def rule(request: Request) -> Answer | None:
         if which(request):
             arrived.set()
-            gate.wait(20)
+            gate.wait(60)
         return None
 
     faults.rule = rule

@@ -327,7 +327,7 @@ def test_a_cancellation_in_any_phase_is_recorded(
     async def body() -> None:
         async with Runner(store, ledger, retry=QUICK) as runner:
             task = asyncio.create_task(runner.run_step(step(provider), target(), variables=ROW))
-            await asyncio.wait_for(reached.wait(), 5)
+            await asyncio.wait_for(reached.wait(), 60)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -342,5 +342,6 @@ def test_a_cancellation_in_any_phase_is_recorded(
     provider.stuck = False
     begun = time.monotonic()
     outcome: StepOutcome = run(store, ledger, step(provider), target("run-2"))
-    assert time.monotonic() - begun < 5
+    # A lease that was left behind would last a minute and more.
+    assert time.monotonic() - begun < 50
     assert outcome.origin is (Origin.GENERATED if confirms else Origin.RESUMED)

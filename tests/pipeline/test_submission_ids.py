@@ -12,7 +12,9 @@ from genblaze_dagster.errors import (
 )
 from genblaze_dagster.ledger.ledger import Ledger, SubmissionState
 from genblaze_dagster.pipeline.outcome import Origin
+from genblaze_dagster.providers.protocol import GenerationRequest, JobStatus
 from genblaze_dagster.storage.store import MediaStore
+from tests.pipeline.conftest import SteadyClock
 from tests.support.scripted import ScriptedProvider
 from tests.support.steps import run, step
 
@@ -42,6 +44,16 @@ def test_an_unknown_cost_shows_what_is_reserved_for_it(store: MediaStore, ledger
     assert (outcome.estimated_cost_usd, outcome.reserved_usd) == (0.07, 0.07)
 
 
+class Late(ScriptedProvider):
+    """Every poll takes minutes."""
+
+    clock: SteadyClock
+
+    async def poll(self, job_id: str, request: GenerationRequest) -> JobStatus:
+        self.clock.skip(200)
+        return await super().poll(job_id, request)
+
+
 @pytest.mark.parametrize(
     ("provider", "error", "state"),
     [
@@ -50,7 +62,7 @@ def test_an_unknown_cost_shows_what_is_reserved_for_it(store: MediaStore, ledger
             HeldError,
             SubmissionState.HELD,
         ),
-        (ScriptedProvider(job=True, polls=10_000), ProviderTimeoutError, SubmissionState.SUBMITTED),
+        (Late(job=True, polls=10_000), ProviderTimeoutError, SubmissionState.SUBMITTED),
         (
             ScriptedProvider(job=True, poll_errors=[ProviderUnavailableError("500")] * 9),
             ProviderUnavailableError,
@@ -65,10 +77,13 @@ def test_an_error_that_leaves_a_submission_open_names_it(
     provider: ScriptedProvider,
     error: type[GenblazeError],
     state: SubmissionState,
+    steady_clock: SteadyClock,
 ) -> None:
     """Whoever reports it can say what to look up."""
+    if isinstance(provider, Late):
+        provider.clock = steady_clock
     with pytest.raises(error) as caught:
-        run(store, ledger, step(provider, timeout=0.5))
+        run(store, ledger, step(provider, timeout=300))
     (row,) = ledger.find()
     assert row.state is state
     assert getattr(caught.value, "submission_id", None) == row.id

@@ -92,7 +92,8 @@ def test_a_hostile_run_is_wired_in_time() -> None:
     same = [asset(1, id="x")] * 4000
     steps = [step([], [*same, asset(2)]) for _ in range(5)]
     steps += [step([*same, asset(3)], []) for _ in range(20)]
-    started = time.monotonic()
+    started = time.thread_time()
     found = wired(steps)
-    assert time.monotonic() - started < 2
+    # Comparing each with each would take minutes.
+    assert time.thread_time() - started < 15
     assert all(len(sources) == 4001 for sources in found[5:])

@@ -46,7 +46,7 @@ class Receiver:
     released: threading.Event = field(default_factory=threading.Event)
 
     def config(self, **fields: object) -> WebhookConfig:
-        given = {"url": self.url, "policy": LOOPBACK, "secret": SECRET} | fields
+        given = {"url": self.url, "policy": LOOPBACK, "secret": SECRET, "timeout": 60} | fields
         return WebhookConfig(**given)
 
     @property

@@ -1,4 +1,3 @@
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -309,12 +308,9 @@ def test_each_protocol_check_refuses_a_broken_provider(check: str) -> None:
 
 def test_a_job_that_never_ends_is_given_up() -> None:
     """The suites wait for a job no longer than they are told."""
-    started = time.monotonic()
-    _refuses(
-        _of(type("Slow", (JobProvider,), {"poll": lambda *_: False}), poll_deadline_sec=0.05),
-        "test_fetch_output_returns_step",
-    )
-    assert time.monotonic() - started < 5
+    suite = _of(type("Slow", (JobProvider,), {"poll": lambda *_: False}), poll_deadline_sec=0.05)
+    with pytest.raises(AssertionError, match=r"not over after 0\.05 s"):
+        suite.test_fetch_output_returns_step()
 
 
 def test_word_timings_count_as_audio_metadata() -> None:

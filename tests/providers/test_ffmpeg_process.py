@@ -45,24 +45,29 @@ def _alive(pid: int) -> bool:
 
 
 def _gone(pid: int) -> bool:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while _alive(pid) and time.monotonic() < deadline:
         time.sleep(0.01)
     return not _alive(pid)
 
 
-HANGS = 'sleep 60 & echo $! > "$here/child"; mv "$here/child" "$here/pid"; wait'
+HANGS = 'sleep 600 & echo $! > "$here/child"; mv "$here/child" "$here/pid"; wait'
 
 
 def test_what_takes_too_long_is_killed_with_its_children(
     tmp_path: Path, picture: InputMedia
 ) -> None:
     """The whole process group ends at the time limit; the error is final and typed."""
-    slow = FFmpegTransform(ffmpeg_path=script(tmp_path, HANGS), timeout=0.5)
-    with pytest.raises(ProviderTimeoutError, match=r"within 0\.5 s") as late:
-        make(slow, picture, operation="resize", width=8, height=8)
-    assert not late.value.transient
-    assert late.value.sent is False
+    program = script(tmp_path, HANGS)
+    # On a busy machine it may be killed before it has any children.
+    for limit in (0.5, 5.0, 50.0):
+        slow = FFmpegTransform(ffmpeg_path=program, timeout=limit)
+        with pytest.raises(ProviderTimeoutError, match=rf"within {limit:g} s") as late:
+            make(slow, picture, operation="resize", width=8, height=8)
+        assert not late.value.transient
+        assert late.value.sent is False
+        if (tmp_path / "pid").exists():
+            break
     assert _gone(int((tmp_path / "pid").read_text()))
 
 

@@ -1,6 +1,10 @@
 import asyncio
 from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -121,13 +125,16 @@ def test_an_answer_that_is_no_stream_is_no_empty_text() -> None:
         run(played({"status": 202, "headers": {"nvcf-reqid": "1"}, "json": {}}), read)
 
 
-def test_a_job_is_not_waited_for_forever() -> None:
+def test_a_job_is_not_waited_for_forever(monkeypatch: pytest.MonkeyPatch) -> None:
     """The timeout of a chat counts for the whole of it."""
+    # A clock that is 20 s later at each look.
+    clock = SimpleNamespace(monotonic=partial(next, count(step=20)))
+    monkeypatch.setattr(import_module("genblaze_dagster.providers.nvidia.chat"), "time", clock)
     pending = {"status": 202, "headers": {"nvcf-reqid": "1"}, "json": {}}
     with pytest.raises(ProviderTimeoutError, match="longer timeout"):
         run(
             played(*[pending] * 8),
-            lambda client: achat(MODEL, prompt="Hi", api_key=API_KEY, client=client, timeout=1.0),
+            lambda client: achat(MODEL, prompt="Hi", api_key=API_KEY, client=client, timeout=60.0),
         )
 
 

@@ -21,7 +21,7 @@ DISCARD_SERVER = Path(__file__).resolve().parents[2] / "bench" / "discard_s3.py"
 
 # No waiting in tests, and "large" begins early. S3 parts have at least 5 MiB.
 QUICK = StoreOptions(
-    connect_timeout=2, max_retries=0, backoff=0.01, single_put_bytes=64 * KIB, part_bytes=5 * MIB
+    connect_timeout=60, max_retries=0, backoff=0.01, single_put_bytes=64 * KIB, part_bytes=5 * MIB
 )
 
 
@@ -93,7 +93,7 @@ def discarding_s3() -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
 
 
 @pytest.fixture(scope="session")
@@ -113,14 +113,14 @@ def checking_s3() -> Iterator[str]:
         yield server.url
     finally:
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
 
 
 def wait_for_port(port: int) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         with socket.socket() as client:
             if client.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.05)
-    raise RuntimeError(f"nothing listens on port {port} after 20 s")
+    raise RuntimeError(f"nothing listens on port {port} after 120 s")

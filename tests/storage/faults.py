@@ -53,7 +53,7 @@ class FaultServer:
         self.url = ""
 
     def visible_keys(self) -> list[str]:
-        return sorted(key for key in self.objects if "/.probe/" not in f"/{key}")
+        return sorted(key for key in list(self.objects) if "/.probe/" not in f"/{key}")
 
     def answer(self, request: Request) -> Answer:
         self.requests.append(request)

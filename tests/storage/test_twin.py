@@ -215,7 +215,7 @@ def test_a_slow_copy_holds_the_source_back(faulty: Faulty, faults: FaultServer) 
     def slow(request: Request) -> Answer | None:
         if "partNumber" in request.query and is_of_copy(request):
             waiting.append(request.key)
-            gate.wait(20)
+            gate.wait(120)
         return None
 
     faults.rule = slow
@@ -254,7 +254,7 @@ def test_several_open_copies_do_not_wait_for_each_other(
 
     async def body() -> None:
         films = [film(MIB, seed) for seed in range(3)]
-        stored = [await asyncio.wait_for(put(store, data), 20) for data in films]
+        stored = [await asyncio.wait_for(put(store, data), 60) for data in films]
         for one in stored:
             assert one.twin is not None
             await one.twin.complete(END)

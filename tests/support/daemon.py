@@ -33,7 +33,8 @@ def sqlite_instance(**overrides: object) -> Iterator[dg.DagsterInstance]:
     with (
         TemporaryDirectory(ignore_cleanup_errors=True) as folder,
         instance_for_test(
-            overrides=dict(overrides),
+            # A code server imports Dagster first, which takes a slow machine minutes.
+            overrides={"code_servers": {"local_startup_timeout": 600}, **overrides},
             temp_dir=folder,
             synchronous_run_coordinator=True,
             synchronous_run_launcher=True,

@@ -72,7 +72,7 @@ class PostgresServer:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, cwd=self.data.parent, **_unprivileged()
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while True:
             try:
                 self.execute("SELECT 1")
@@ -107,7 +107,7 @@ class PostgresServer:
             user=USER,
             password=PASSWORD,
             dbname=database,
-            connect_timeout=5,
+            connect_timeout=30,
             autocommit=True,
         ) as connection:
             cursor = connection.execute(sql.SQL(query))  # type: ignore[arg-type]

@@ -38,7 +38,7 @@ def _stop_group(process: subprocess.Popen[bytes]) -> None:
             process.wait(timeout=patience)
         except subprocess.TimeoutExpired:
             continue
-    process.wait(timeout=15)
+    process.wait(timeout=60)
     # Children that outlive their parent (a code server waits for its heartbeat) go with the group.
     try:
         os.killpg(process.pid, signal.SIGKILL)

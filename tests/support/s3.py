@@ -29,7 +29,7 @@ class S3Server:
                 "Authorization": f"AWS4-HMAC-SHA256 Credential={ACCESS_KEY}/20260101/us-east-1/s3/aws4_request"
             },
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             assert answer.status == 200
 
     def environment(self) -> dict[str, str]:
@@ -62,11 +62,11 @@ def start_s3_server() -> Iterator[S3Server]:
         yield S3Server(url)
     finally:
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise RuntimeError(f"S3 server ended with {process.returncode} before it was ready")
@@ -75,4 +75,4 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.05)
-    raise RuntimeError("S3 server was not ready within 30 s")
+    raise RuntimeError("S3 server was not ready within 120 s")

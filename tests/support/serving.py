@@ -21,10 +21,10 @@ def serving(app: Any, folder: Path) -> Iterator[str]:
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not server.started:
             assert thread.is_alive()
-            assert time.monotonic() < deadline, "the server did not start within 30 s"
+            assert time.monotonic() < deadline, "the server did not start within 120 s"
             time.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
         (folder / "port").write_text(str(port))
