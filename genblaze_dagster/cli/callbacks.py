@@ -35,6 +35,9 @@ def callbacks(host: str, port: int, ledger_url: str | None, as_json: bool) -> No
     GENBLAZE_CALLBACK_SECRET makes the addresses; runs that generate need the same two. It stops on
     an interrupt. Several may run on one ledger.
     """
+    if not host.strip():
+        # An empty one, of a variable that is not set, would be every address of the machine.
+        raise click.UsageError("--host is empty; give an address to listen on, 0.0.0.0 for all")
     endpoint = CallbackEndpoint.from_environment()
     if endpoint is None:
         raise ConfigError(

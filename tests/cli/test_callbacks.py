@@ -110,6 +110,13 @@ def test_a_taken_port_is_named(invoke: Call) -> None:
     assert "--port" in ended.stderr
 
 
+def test_an_empty_host_is_not_every_address(invoke: Call) -> None:
+    """As of a variable that is not set: nobody has asked for the whole network."""
+    ended = invoke("callbacks", "--host", "", "--port", "0", env=SETTINGS)
+    assert ended.status == 2
+    assert "--host is empty" in ended.stderr
+
+
 def test_show_names_what_was_called_back(tmp_path: Path, invoke: Call) -> None:
     """The job, its state, who said so and when."""
     url = f"sqlite:///{tmp_path / 'ledger.db'}"

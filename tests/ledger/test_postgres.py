@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from genblaze_dagster.errors import HeldError, LeaseHeldError, LedgerError
+from genblaze_dagster.ledger.database import Database
 from genblaze_dagster.ledger.ledger import ClaimKind, Intent, Ledger, SubmissionState
 from genblaze_dagster.ledger.transitions import SEND, advance
 from tests.support.postgres import PASSWORD, free_port, running_server
@@ -245,6 +246,25 @@ def test_the_servers_clock_tells_leases(postgres_url):
         assert abs((row.created_at - ahead).total_seconds()) < 600
         with pytest.raises(LeaseHeldError):
             ledger.claim(INTENT, owner="b")
+
+
+def test_a_stall_while_the_clock_is_asked_does_not_set_it_wrong(postgres_url):
+    """The server told its time four seconds before that was heard: it is asked once more."""
+    execute(postgres_url, "CREATE SEQUENCE public.asked; CREATE FUNCTION public.clock_timestamp() "
+            "RETURNS timestamptz LANGUAGE plpgsql AS $$ DECLARE told timestamptz := "
+            "pg_catalog.clock_timestamp(); BEGIN IF nextval('public.asked') = 1 THEN PERFORM "
+            "pg_sleep(4); END IF; RETURN told; END $$; DO $$ BEGIN EXECUTE format('ALTER "
+            "DATABASE %I SET search_path = public, pg_catalog', current_database()); END $$")  # fmt: skip
+    with (
+        closing(psycopg.connect(postgres_url)) as server,
+        closing(Database(postgres_url, busy_timeout=60)) as database,
+    ):
+        asked = "SELECT pg_catalog.clock_timestamp()"
+        database.now()
+        (before,) = server.execute(asked).fetchone()
+        now = database.now()
+        (after,) = server.execute(asked).fetchone()
+    assert before - timedelta(seconds=1) < now < after + timedelta(seconds=1)
 
 
 def test_text_that_postgresql_cannot_keep(ledger):
