@@ -3,13 +3,11 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final, cast
 
 import dagster as dg
 
 from genblaze_dagster._compat import partition_range_tags
-from genblaze_dagster.cli.code_location import load_definitions
 from genblaze_dagster.cli.ledger_batches import Progress, RunBatch, Started, batches, by_asset
 from genblaze_dagster.cli.ledger_records import Records
 from genblaze_dagster.cli.output import progress
@@ -27,27 +25,23 @@ _QUIET: Final = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 def finish_here(
+    definitions: dg.Definitions,
     rows: Sequence[LedgerRow],
     records: Records,
     *,
-    module: str | None,
-    python_file: Path | None,
     regenerate: bool,
 ) -> Progress:
     """Materialise the asset partitions of submissions, so that their jobs are resumed.
 
     Args:
+        definitions: those of the assets.
         rows: open ones with a job that nobody works on.
         records: the ledger they are in.
-        module: where the definitions are, as `python_file`; see `load_definitions`.
-        python_file: see `module`.
         regenerate: run also what would be submitted anew.
 
     Raises:
-        ConfigError: the definitions cannot be loaded, or keep another ledger.
-        NotFoundError: there are none.
+        ConfigError: the definitions keep another ledger, or Dagster cannot run them.
     """
-    definitions = load_definitions(module=module, python_file=python_file)
     work = Progress()
     try:
         with _instance(work) as instance:

@@ -10,7 +10,12 @@ import click
 from rich.text import Text
 
 from genblaze_dagster.cli import ledger_words as words
-from genblaze_dagster.cli.code_location import file_option, module_option
+from genblaze_dagster.cli.code_location import (
+    file_option,
+    load_definitions,
+    module_option,
+    workspace_option,
+)
 from genblaze_dagster.cli.exit_codes import ExitCode
 from genblaze_dagster.cli.ledger_batches import Progress
 from genblaze_dagster.cli.ledger_options import confirm, ledger_option, yes_option
@@ -29,6 +34,7 @@ class _Options:
     every: bool
     module: str | None
     python_file: Path | None
+    workspace: Path | None
     launch_url: str | None
     location: str | None
     wait: bool
@@ -46,11 +52,15 @@ class _Options:
         if self.every == bool(names):
             raise click.UsageError("give submissions, or --all")
         launched = self.launch_url is not None
-        if launched and (self.module is not None or self.python_file is not None):
-            raise click.UsageError("-m and -f belong to a run in this process, without --launch")
-        for name, given in (("--location", self.location), ("--wait", self.wait)):
-            if given and not launched:
-                raise click.UsageError(f"{name} belongs to --launch")
+        places = (self.module, self.python_file, self.workspace)
+        if launched and any(place is not None for place in places):
+            raise click.UsageError(
+                "-m, -f and -w belong to a run in this process, without --launch"
+            )
+        if self.wait and not launched:
+            raise click.UsageError("--wait belongs to --launch")
+        if self.location is not None and not launched and self.workspace is None:
+            raise click.UsageError("--location belongs to --launch, or to -w")
 
 
 @click.command()
@@ -58,8 +68,13 @@ class _Options:
 @click.option("--all", "every", is_flag=True, help="Every job that nobody works on.")
 @module_option
 @file_option
+@workspace_option
 @click.option("--launch", "launch_url", metavar="URL", help="Start runs on this Dagster webserver.")
-@click.option("--location", metavar="NAME", help="With --launch: the code location to use.")
+@click.option(
+    "--location",
+    metavar="NAME",
+    help="With --launch: the code location to use; with -w: which, when it names several.",
+)
 @click.option("--wait", is_flag=True, help="With --launch: follow the runs to their end.")
 @click.option(
     "--regenerate",
@@ -73,10 +88,10 @@ class _Options:
 def resume(ctx: click.Context, names: Sequence[str], **given: Any) -> None:
     """Finish submitted jobs that nobody works on, by the asset partitions they are for.
 
-    Without --launch the assets are materialised in this process: from -m or -f, else the module
-    that [tool.dagster] of pyproject.toml names, else definitions.py. The runs poll the jobs and
-    fetch their outputs; they submit nothing. What has changed since it was submitted (its prompt,
-    its parameters, its inputs) is reported and left alone.
+    Without --launch the assets are materialised in this process: from -m, -f or -w, else the
+    module that [tool.dagster] of pyproject.toml names, else definitions.py. The runs poll the jobs
+    and fetch their outputs; they submit nothing. What has changed since it was submitted (its
+    prompt, its parameters, its inputs) is reported and left alone.
 
     \b
     genblaze-dagster ledger resume --all
@@ -123,13 +138,13 @@ def _resumed(rows: Sequence[LedgerRow], records: Records, options: _Options) -> 
     if options.launch_url is None:
         from genblaze_dagster.cli.ledger_here import finish_here
 
-        return finish_here(
-            rows,
-            records,
+        definitions = load_definitions(
             module=options.module,
             python_file=options.python_file,
-            regenerate=options.regenerate,
+            workspace=options.workspace,
+            location=options.location,
         )
+        return finish_here(definitions, rows, records, regenerate=options.regenerate)
     from genblaze_dagster.cli.deployment import Deployment
     from genblaze_dagster.cli.ledger_launch import launch
 

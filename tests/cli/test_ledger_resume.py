@@ -150,10 +150,11 @@ def test_definitions_with_another_ledger_are_refused(
         ((), "give submissions, or --all"),
         (("x", "--all"), "give submissions, or --all"),
         (("--all", "--wait"), "--wait belongs to --launch"),
-        (("--all", "--location", "l"), "--location belongs to --launch"),
-        (("--all", "-m", "m", "--launch", "http://h"), "-m and -f belong to a run in this process"),
+        (("--all", "--location", "l"), "--location belongs to --launch, or to -w"),
+        (("--all", "-m", "m", "--launch", "http://h"), "-m, -f and -w belong to a run in this"),
+        (("--all", "-w", "w", "--launch", "http://h"), "-m, -f and -w belong to a run in this"),
     ],
-    ids=["nothing", "both", "wait", "location", "two-places"],
+    ids=["nothing", "both", "wait", "location", "module-launched", "workspace-launched"],
 )
 def test_options_that_have_no_effect_are_refused(
     invoke: Call, arguments: Sequence[str], words: str
@@ -162,6 +163,26 @@ def test_options_that_have_no_effect_are_refused(
     ended = invoke("ledger", "resume", *arguments)
     assert ended.status == 2
     assert words in ended.stderr
+
+
+def test_a_workspace_names_the_definitions(site: Site) -> None:
+    """As `dagster dev` finds them; `--location` tells several apart."""
+    site.leave_open("a")
+    (site.folder / "other.py").write_text("import dagster as dg\ndefs = dg.Definitions()\n")
+    workspace = site.folder / "workspace.yaml"
+    workspace.write_text(
+        "load_from:\n"
+        f"  - python_file: {{relative_path: {LOCATION}, location_name: story}}\n"
+        "  - python_file: {relative_path: other.py, location_name: other}\n"
+    )
+    ended = site.invoke("ledger", "resume", "--all", "-w", workspace, "--json")
+    assert ended.status == 4
+    assert "names 2 code locations" in ended.stderr
+    ended = site.invoke(
+        "ledger", "resume", "--all", "-w", workspace, "--location", "story", "--json"
+    )
+    assert (ended.status, outcomes(ended)) == (0, {"a": "stored"})
+    assert site.bill == ["draw a"]
 
 
 def test_the_installed_program_finds_the_definitions(site: Site, launch: Call) -> None:
