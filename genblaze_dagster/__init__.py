@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from genblaze_dagster.ledger.ledger import Ledger as Ledger
     from genblaze_dagster.media.embedding import EmbedMethod as EmbedMethod
     from genblaze_dagster.media.embedding import EmbedResult as EmbedResult
+    from genblaze_dagster.net.callbacks import CallbackEndpoint as CallbackEndpoint
     from genblaze_dagster.net.webhooks import WebhookConfig as WebhookConfig
     from genblaze_dagster.partitions import PromptTable as PromptTable
     from genblaze_dagster.pipeline.agent.course import AgentContext as AgentContext
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
     from genblaze_dagster.pipeline.batch import BatchPipelineError as BatchPipelineError
     from genblaze_dagster.pipeline.builders import RunBuilder as RunBuilder
     from genblaze_dagster.pipeline.builders import StepBuilder as StepBuilder
+    from genblaze_dagster.pipeline.callbacks import callback_app as callback_app
     from genblaze_dagster.pipeline.declaration import Pipeline as Pipeline
     from genblaze_dagster.pipeline.declaration import StepSpec as StepSpec
     from genblaze_dagster.pipeline.moderation import ModerationHook as ModerationHook
@@ -136,6 +138,7 @@ if TYPE_CHECKING:
     from genblaze_dagster.providers.mock import MockVideoProvider as MockVideoProvider
     from genblaze_dagster.providers.model_spec import ModelSpec as ModelSpec
     from genblaze_dagster.providers.models import ModelRegistry as ModelRegistry
+    from genblaze_dagster.providers.price_list import PriceList as PriceList
     from genblaze_dagster.providers.retry import RetryPolicy as RetryPolicy
     from genblaze_dagster.providers.values import ProgressEvent as ProgressEvent
     from genblaze_dagster.providers.values import ProviderCapabilities as ProviderCapabilities
@@ -249,6 +252,7 @@ _EXPORTS = {
         "EmbedMethod",
         "EmbedResult",
     ),
+    "net.callbacks": ("CallbackEndpoint",),
     "net.webhooks": ("WebhookConfig",),
     "partitions": ("PromptTable",),
     "pipeline.agent.course": (
@@ -268,6 +272,7 @@ _EXPORTS = {
         "RunBuilder",
         "StepBuilder",
     ),
+    "pipeline.callbacks": ("callback_app",),
     "pipeline.declaration": (
         "Pipeline",
         "StepSpec",
@@ -343,6 +348,7 @@ _EXPORTS = {
     ),
     "providers.model_spec": ("ModelSpec",),
     "providers.models": ("ModelRegistry",),
+    "providers.price_list": ("PriceList",),
     "providers.retry": ("RetryPolicy",),
     "providers.values": (
         "ProgressEvent",
