@@ -28,6 +28,8 @@ STEP_NAME: Final = "step_name"
 """Key in `provider_payload` under which a step's record says what its pipeline calls it."""
 
 _FRESH_SECONDS = 1.0
+# More than one is there after an attempt that failed, or died, each time with other media.
+_MOST_RECORDS = 32
 
 # RFC 9562, 5.7: 48 bits of time, the version, 12 bits, the variant, 62 bits.
 _TIME_SHIFT = 80
@@ -69,16 +71,7 @@ class Recording:
         replaced = await previous.ref()
         if replaced is not None and replaced.run_id != run.run_id:
             run.parent_run_id = replaced.run_id
-        while True:
-            manifest = Manifest.from_run(run)
-            try:
-                manifest_key = await write_manifest(store, manifest)
-                break
-            except ConflictError as exc:
-                # The run was recorded as failed, or an attempt that died had written other media
-                # under its id. That record stays; this one has an id of its own.
-                run.parent_run_id = await _parent_beside(store, exc.key, run)
-                run.run_id = run.steps[-1].run_id = run_id_beside(run.run_id)
+        manifest, manifest_key = await _recorded(store, run)
         media = await renditions.made([media for _, media in self.kept], manifest)
         ref = self._ref(store, manifest, manifest_key, media)
         await write_ref(store, ref)
@@ -158,7 +151,42 @@ class Recording:
         )
 
 
-def run_id_beside(run_id: str) -> str:
+async def _recorded(store: MediaStore, run: Run) -> tuple[Manifest, str]:
+    """Write the manifest of a run and return it with its key; the run may get another id.
+
+    Raises:
+        ConflictError: every id that it might have is taken.
+        StorageError: it was not written.
+    """
+    *others, last = record_ids(run.run_id)
+    for run_id in others:
+        try:
+            return await _recorded_as(store, run, run_id)
+        except ConflictError as exc:
+            # The run was recorded as failed, or an attempt that died had written other media under
+            # its id. That record stays; this one has an id of its own.
+            run.parent_run_id = await _parent_beside(store, exc.key, run)
+    return await _recorded_as(store, run, last)
+
+
+async def _recorded_as(store: MediaStore, run: Run, run_id: str) -> tuple[Manifest, str]:
+    run.run_id = run.steps[-1].run_id = run_id
+    manifest = Manifest.from_run(run)
+    return manifest, await write_manifest(store, manifest)
+
+
+def record_ids(run_id: str) -> list[str]:
+    """Return the ids that the record of a run may have: its own, and those beside it.
+
+    They end: of a store that has something under every key nothing is to be expected.
+    """
+    ids = [run_id]
+    while len(ids) < _MOST_RECORDS:
+        ids.append(_beside(ids[-1]))
+    return ids
+
+
+def _beside(run_id: str) -> str:
     """Return the id of the record next to one whose id is taken; it sorts right behind.
 
     It follows from that id alone: whoever repeats the record after a crash finds it, instead of

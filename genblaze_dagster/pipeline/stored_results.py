@@ -13,7 +13,7 @@ from genblaze_dagster.core.models import Asset, Step
 from genblaze_dagster.core.reference import MediaObject, MediaRef
 from genblaze_dagster.errors import NotFoundError
 from genblaze_dagster.ledger.submission import LedgerRow
-from genblaze_dagster.pipeline.recording import run_id_beside
+from genblaze_dagster.pipeline.recording import record_ids
 from genblaze_dagster.storage.manifests import read_manifest
 from genblaze_dagster.storage.refs import read_ref, write_ref
 from genblaze_dagster.storage.store import MediaStore
@@ -69,8 +69,8 @@ def _key(store: MediaStore, row: LedgerRow, run_id: str, day: datetime) -> str:
 
 
 async def _recorded_on(store: MediaStore, row: LedgerRow, day: datetime) -> MediaRef | None:
-    run_id = row.run_id
-    while True:
+    # What is recorded under one may have failed, or be of an attempt before.
+    for run_id in record_ids(row.run_id):
         key = _key(store, row, run_id, day)
         try:
             manifest = await read_manifest(store, key, strict=True)
@@ -79,8 +79,7 @@ async def _recorded_on(store: MediaStore, row: LedgerRow, day: datetime) -> Medi
         ref = _reference(store, row, key, manifest)
         if ref is not None:
             return ref
-        # What is recorded there may have failed, or be of an attempt before.
-        run_id = run_id_beside(run_id)
+    return None
 
 
 def _reference(store: MediaStore, row: LedgerRow, key: str, manifest: Manifest) -> MediaRef | None:

@@ -13,6 +13,7 @@ from genblaze_dagster.core.manifest import Manifest
 from genblaze_dagster.core.models import Run
 from genblaze_dagster.core.reference import MediaRef
 from genblaze_dagster.errors import (
+    ConflictError,
     IntegrityError,
     ManifestError,
     NotFoundError,
@@ -23,7 +24,7 @@ from genblaze_dagster.errors import (
 from genblaze_dagster.ledger.ledger import Ledger
 from genblaze_dagster.pipeline import recording
 from genblaze_dagster.pipeline.outcome import Origin, Target
-from genblaze_dagster.pipeline.recording import Previous, run_id_beside
+from genblaze_dagster.pipeline.recording import Previous, record_ids
 from genblaze_dagster.providers.protocol import Output
 from genblaze_dagster.storage.integrity import check_ref
 from genblaze_dagster.storage.manifests import manifest_keys, read_manifest
@@ -238,7 +239,7 @@ def test_a_record_beside_another_is_not_written_twice(store: MediaStore, tmp_pat
     asyncio.run(store.delete(ref_key("image", "fox")))
     book.dying = False
     outcome = run(store, book, step(provider), target)
-    assert outcome.ref.run_id == run_id_beside(TAKEN)
+    assert outcome.ref.run_id == record_ids(TAKEN)[1]
     assert parents(store, outcome.ref.run_id) == [TAKEN]
 
     async def records() -> int:
@@ -251,15 +252,33 @@ def test_a_record_beside_another_is_not_written_twice(store: MediaStore, tmp_pat
 @pytest.mark.parametrize("run_id", [TAKEN, str(uuid.UUID(int=2**128 - 1)), "mine"])
 def test_the_id_of_a_record_beside_another_follows_from_that_one(run_id: str) -> None:
     """It is a UUID whatever the first was, never the same, and sorts behind one with a time."""
-    beside = run_id_beside(run_id)
-    assert beside == run_id_beside(run_id)
-    assert str(uuid.UUID(beside)) == beside != run_id
-    assert uuid.UUID(beside).variant == uuid.RFC_4122
-    chain = [TAKEN]
-    for _ in range(5):
-        chain.append(run_id_beside(chain[-1]))
-    assert chain == sorted(set(chain))
-    assert {uuid.UUID(each).version for each in chain} == {7}
+    ids = record_ids(run_id)
+    assert ids == record_ids(run_id)
+    assert ids[0] == run_id
+    assert len(set(ids)) == len(ids) > 5
+    assert [str(uuid.UUID(beside)) for beside in ids[1:]] == ids[1:]
+    assert {uuid.UUID(beside).variant for beside in ids[1:]} == {uuid.RFC_4122}
+    timed = record_ids(TAKEN)
+    assert timed == sorted(timed)
+    assert {uuid.UUID(each).version for each in timed} == {7}
+
+
+def test_a_store_that_has_something_under_every_key_is_given_up(
+    store: MediaStore, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ids beside a taken one come to an end, and the error is that of the last."""
+    asked: list[str] = []
+
+    async def taken(_: MediaStore, manifest: Manifest) -> str:
+        asked.append(manifest.run.run_id)
+        raise ConflictError("taken")
+
+    monkeypatch.setattr(recording, "write_manifest", taken)
+    with pytest.raises(ConflictError):
+        run(store, ledger, step(ScriptedProvider()), Target("image", "fox", "r", run_id=TAKEN))
+    ids = record_ids(TAKEN)
+    assert asked[: len(ids)] == ids
+    assert set(asked) == set(ids)
 
 
 @pytest.mark.parametrize(

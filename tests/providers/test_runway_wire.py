@@ -12,6 +12,7 @@ from genblaze_dagster.errors import (
     AuthError,
     InvalidRequestError,
     OutputError,
+    ProviderError,
     ProviderTimeoutError,
 )
 from genblaze_dagster.providers.protocol import GenerationRequest, InputMedia
@@ -274,18 +275,6 @@ def test_what_runway_cannot_fetch_is_uploaded(vectors: Path, public_url: str, si
     check_expected(scenario, replayed(scenario, make, request), key=API_KEY)
 
 
-def test_an_answer_without_a_place_for_an_upload_is_no_lost_submit(vectors: Path) -> None:
-    """Nothing was asked for yet, and no row may be held for it."""
-    scenario = load(vectors, "upload_then_i2v")
-    empty = {"status": 200, "json": {"uploadUrl": "https://bucket.example.com"}}
-    broken = replace(scenario, exchanges=[{**scenario.exchanges[0], "response": empty}])
-    image = input_media(b"x", "image/png", size_bytes=100 * 1024 * 1024)
-    request = request_of(scenario.exchanges[2], inputs=(image,))
-    driven = replayed(broken, make, request, same_requests=False)
-    assert isinstance(driven.error, OutputError)
-    assert driven.error.sent is False
-
-
 def test_an_unknown_model_passes_through() -> None:
     """A model nobody knows is not refused, and has no price."""
     provider = RunwayProvider(API_KEY)
@@ -304,15 +293,24 @@ def test_a_missing_key_names_the_variable() -> None:
         RunwayProvider().validate(request)
 
 
-def test_an_upload_that_fails_is_no_lost_submit(vectors: Path) -> None:
-    """Nothing was asked for yet, so the next attempt may start over."""
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        ({"status": 502, "json": {"error": "bad gateway"}}, ProviderError),
+        ({"status": 200, "json": {"uploadUrl": "https://bucket.example.com"}}, OutputError),
+    ],
+    ids=["refused", "without a place"],
+)
+def test_an_upload_that_fails_is_no_lost_submit(
+    vectors: Path, answer: dict[str, Any], kind: type[ProviderError]
+) -> None:
+    """Nothing was asked for yet, so no row is held, and the next attempt may start over."""
     scenario = load(vectors, "upload_then_i2v")
-    failed = {"status": 502, "json": {"error": "bad gateway"}}
-    broken = replace(scenario, exchanges=[{**scenario.exchanges[0], "response": failed}])
+    broken = replace(scenario, exchanges=[{**scenario.exchanges[0], "response": answer}])
     image = input_media(b"x", "image/png", size_bytes=100 * 1024 * 1024)
     request = request_of(scenario.exchanges[2], inputs=(image,))
     driven = replayed(broken, make, request, same_requests=False)
-    assert driven.error is not None
+    assert isinstance(driven.error, kind)
     assert driven.error.sent is False
 
 
