@@ -185,6 +185,8 @@ def test_a_text_that_names_addresses_is_a_text() -> None:
     assert text.data == b"See https://example.com"
     (text,) = outputs_of("https://a.example.com is it.", as_text=True, token="t")
     assert text.data == b"https://a.example.com is it."
+    (text,) = outputs_of(["https://[", "::1] is this machine"], as_text=True, token="t")
+    assert text.data == b"https://[::1] is this machine"
     (file,) = outputs_of(["https://replicate.delivery/a.srt"], as_text=True, token="t")
     assert file.url == "https://replicate.delivery/a.srt"
 

@@ -107,10 +107,16 @@ def _leaves(value: object, depth: int = 0) -> Iterator[str]:
 def _file(leaf: str, token: str) -> Output | None:
     if leaf.startswith("data:") and "," in leaf:
         return _of_data_uri(leaf)
-    parts = urlsplit(leaf) if leaf.startswith("https://") else None
-    if parts is None or not parts.hostname or any(sign.isspace() for sign in leaf):
+    if not leaf.startswith("https://") or any(sign.isspace() for sign in leaf):
         return None
-    is_ours = parts.hostname == _FILE_HOST or parts.hostname.endswith(f".{_FILE_HOST}")
+    try:
+        host = urlsplit(leaf).hostname
+    except ValueError:
+        # Half an IPv6 address: a piece of text.
+        return None
+    if not host:
+        return None
+    is_ours = host == _FILE_HOST or host.endswith(f".{_FILE_HOST}")
     return Output(url=leaf, headers={"authorization": f"Bearer {token}"} if is_ours else {})
 
 
